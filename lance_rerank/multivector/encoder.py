@@ -1,0 +1,223 @@
+"""Token encoders: one vector a token, for late interaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lance_rerank import models
+from lance_rerank.errors import ModelError
+from lance_rerank.extras import require
+from lance_rerank.types import FloatArray
+
+logger = logging.getLogger(__name__)
+
+# Says of a saved model that it is a ColBERT: the library that wrote it, the file and key to look at, what stands there.
+COLBERT_MARKS = (
+    ("config_sentence_transformers.json", "model_type", ("ColBERT", "MultiVectorEncoder")),
+    ("config.json", "architectures", ("HF_ColBERT",)),
+)
+
+
+class _Backend(Protocol):
+    dim: int
+
+    def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]: ...
+
+
+class ColBERTEncoder:
+    """Turns texts into unit vectors, one a token, with a ColBERT checkpoint or any sentence-transformers model.
+
+    A checkpoint saved by PyLate is run by PyLate, so that its prefixes, query expansion, skip list and lengths hold.
+    A plain sentence-transformers model serves as a token encoder without projection: its last hidden states, special
+    tokens and padding left out. That is a sound start where no ColBERT of the domain exists; it was not trained for
+    it, so measure before you rely on it.
+
+    Parameters
+    ----------
+    model : str or Path
+        A saved model's folder, or a hub id. Loaded on first use.
+    device : str, optional
+        "cuda", "mps" or "cpu"; by default the fastest there is.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        What the model computes in; vectors are float32 and normalised in float32.
+    max_tokens : int, default 256
+        Where texts are cut off when a plain model allows more. ColBERT checkpoints bring their own lengths.
+    batch_size : int, default 64
+        Most texts a forward pass.
+    token_budget : int, default 8192
+        Most tokens a forward pass, padding counted.
+    trust_remote_code : bool, default False
+        Run code that the model brings along.
+
+    Raises
+    ------
+    ModelError
+        On first use: the model cannot be loaded.
+    MissingExtra
+        On first use: the model is a ColBERT checkpoint and PyLate is not installed.
+
+    References
+    ----------
+    Khattab and Zaharia, "ColBERT", SIGIR 2020; Chaffin and Sourty, "PyLate", 2025, arXiv:2508.03555.
+    """
+
+    fingerprint: str | None = None
+
+    def __init__(
+        self,
+        model: str | Path = models.DEFAULT_MODEL,
+        *,
+        device: str | None = None,
+        precision: models.Precision = "auto",
+        max_tokens: int = 256,
+        batch_size: int = 64,
+        token_budget: int = 8192,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.model_name = str(model)
+        self.device = device
+        self.precision: models.Precision = precision
+        self.max_tokens = max_tokens
+        self.batch_size = batch_size
+        self.token_budget = token_budget
+        self.trust_remote_code = trust_remote_code
+        self._loading = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"ColBERTEncoder({self.model_name!r})"
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a token vector."""
+        return self._loaded().dim
+
+    def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
+        """Return, for each query, float32 ``(n_tokens, dim)`` of unit vectors."""
+        return self._loaded().encode(texts, is_query=True)
+
+    def encode_documents(self, texts: Sequence[str]) -> list[FloatArray]:
+        """Return, for each document, float32 ``(n_tokens, dim)`` of unit vectors."""
+        return self._loaded().encode(texts, is_query=False)
+
+    def _loaded(self) -> _Backend:
+        with self._loading:  # two threads that load lazily would hold two models
+            return self._backend
+
+    @cached_property
+    def _backend(self) -> _Backend:
+        device = self.device or models.default_device()
+        location = models.resolve_model(self.model_name)
+        with models.loading(self.model_name):
+            if _is_colbert(location):
+                return _PylateBackend(location, device, self)
+            return _PlainBackend(location, device, self)
+
+
+class _PlainBackend:
+    """The last hidden states of a sentence-transformers model."""
+
+    def __init__(self, location: str, device: str, settings: ColBERTEncoder) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(location, device=device, trust_remote_code=settings.trust_remote_code)
+        model.to(models.compute_dtype(settings.precision, device)).eval()
+        logger.info("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
+        self._tokenizer = model.tokenizer
+        self._transformer = model[0].auto_model
+        self._device = device
+        self._settings = settings
+        self._max_tokens = min(settings.max_tokens, model.get_max_seq_length() or settings.max_tokens)
+        self.dim = int(self._transformer.config.hidden_size)
+
+    def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:  # noqa: ARG002 (queries are texts)
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True
+        )
+        special = encoded.pop("special_tokens_mask")
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        vectors: list[FloatArray] = [np.empty((0, self.dim), np.float32)] * len(texts)
+        for batch in models.batches_by_length(lengths, self._settings.token_budget, self._settings.batch_size):
+            hidden = self._hidden_states({name: [values[i] for i in batch] for name, values in encoded.items()})
+            for row, i in enumerate(batch):
+                kept = np.flatnonzero(np.asarray(special[i]) == 0)
+                vectors[i] = hidden[row, kept]
+        return vectors
+
+    def _hidden_states(self, features: dict[str, list[list[int]]]) -> FloatArray:
+        """Return float32 ``(n_texts, n_padded, dim)`` of unit vectors."""
+        import torch
+
+        padded = self._tokenizer.pad(features, return_tensors="pt").to(self._device)
+        with torch.inference_mode():
+            hidden = self._transformer(**padded).last_hidden_state.float()
+            unit: FloatArray = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
+        return unit
+
+
+class _PylateBackend:
+    """A ColBERT checkpoint, run by PyLate."""
+
+    def __init__(self, location: str, device: str, settings: ColBERTEncoder) -> None:
+        pylate = require("pylate.models", extra="pylate")
+        self._model = pylate.ColBERT(location, device=device, trust_remote_code=settings.trust_remote_code)
+        self._model.to(models.compute_dtype(settings.precision, device))
+        self._batch_size = settings.batch_size
+        self.dim = int(self._model[-1].get_sentence_embedding_dimension())
+
+    def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:
+        if not texts:
+            return []
+        encoded = self._model.encode(
+            list(texts),
+            is_query=is_query,
+            batch_size=self._batch_size,
+            convert_to_tensor=True,
+            normalize_embeddings=False,
+            show_progress_bar=False,
+        )
+        return [_unit(vectors) for vectors in encoded]
+
+
+def _unit(vectors: Any) -> FloatArray:
+    import torch
+
+    unit: FloatArray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return unit
+
+
+def _is_colbert(location: str) -> bool:
+    for file, key, marks in COLBERT_MARKS:
+        value = _read_config(location, file).get(key) or ()
+        if set(marks) & set([value] if isinstance(value, str) else value):
+            return True
+    return False
+
+
+def _read_config(location: str, file: str) -> dict[str, Any]:
+    """Return a JSON file of a saved model, local or on the hub; empty where it has none."""
+    if Path(location).is_dir():
+        path = Path(location) / file
+    else:
+        from transformers.utils import cached_file
+
+        found = cached_file(location, file, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            return {}
+        path = Path(found)
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,16 @@
+"""Rerankers: one small file a family, all on `BaseReranker`."""
+
+from lance_rerank.rerankers.base import BaseReranker
+from lance_rerank.rerankers.cross_encoder import CrossEncoderReranker
+from lance_rerank.rerankers.fusion import LinearCombinationReranker, MRRReranker, RRFReranker, WeightedReranker
+from lance_rerank.rerankers.late_interaction import LateInteractionReranker
+
+__all__ = [
+    "BaseReranker",
+    "CrossEncoderReranker",
+    "LateInteractionReranker",
+    "LinearCombinationReranker",
+    "MRRReranker",
+    "RRFReranker",
+    "WeightedReranker",
+]

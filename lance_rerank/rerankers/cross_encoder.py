@@ -1,0 +1,133 @@
+"""Reranking with a model that reads the query and the document together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lance_rerank import models
+from lance_rerank.errors import ModelError
+from lance_rerank.rerankers.base import BaseReranker, Scores
+from lance_rerank.rerankers.fusion import ReturnScore
+
+
+class CrossEncoderReranker(BaseReranker):
+    """Scores each pair of query and text with a cross-encoder of sentence-transformers.
+
+    Takes the arguments of ``lancedb.rerankers.CrossEncoderReranker`` and gives the same ranking several times faster
+    on a CPU: pairs are batched by length, and where the processor multiplies bfloat16 the model runs in it, with
+    logits turned to float32 before the activation. Documents longer than the model takes are cut off at its end.
+
+    Parameters
+    ----------
+    model_name : str or Path
+        A saved model's folder, or a hub id. Loaded on first use.
+    column, top_n, return_score
+        As in `BaseReranker`.
+    device : str, optional
+        "cuda", "mps" or "cpu"; by default the fastest there is.
+    trust_remote_code : bool, default False
+        Run code that the model brings along.
+    batch_size : int, default 32
+        Most pairs a forward pass.
+    token_budget : int, default 4096
+        Most tokens a forward pass, padding counted. Bounds memory on long documents.
+    max_length : int, optional
+        Most tokens a pair; by default the model's own limit.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        "auto" is bfloat16 where the device has it natively.
+    activation : callable, optional
+        Applied to the float32 logits; by default the model's own.
+    model_kwargs : mapping, optional
+        Handed on to ``transformers``' ``from_pretrained``.
+
+    Raises
+    ------
+    ModelError
+        On first use: the model cannot be loaded, or has more than one output.
+
+    References
+    ----------
+    Nogueira and Cho, "Passage Re-ranking with BERT", arXiv:1901.04085.
+    """
+
+    def __init__(
+        self,
+        model_name: str | Path = "cross-encoder/ms-marco-TinyBERT-L-6",
+        column: str | Sequence[str] = "text",
+        device: str | None = None,
+        return_score: ReturnScore = "relevance",
+        trust_remote_code: bool = False,
+        batch_size: int = 32,
+        *,
+        top_n: int | None = None,
+        token_budget: int = 4096,
+        max_length: int | None = None,
+        precision: models.Precision = "auto",
+        activation: Callable[[Any], Any] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(column=column, top_n=top_n, return_score=return_score)
+        self.model_name = str(model_name)
+        self.device = device or models.default_device()
+        self.trust_remote_code = trust_remote_code
+        self.batch_size = batch_size
+        self.token_budget = token_budget
+        self.max_length = max_length
+        self.precision: models.Precision = precision
+        self.activation = activation
+        self.model_kwargs = dict(model_kwargs or {})
+        self._loading = threading.Lock()
+
+    def __str__(self) -> str:
+        return f"CrossEncoderReranker({self.model_name!r})"
+
+    @cached_property
+    def model(self) -> Any:
+        """The loaded ``sentence_transformers.CrossEncoder``."""
+        from sentence_transformers import CrossEncoder
+
+        dtype = models.compute_dtype(self.precision, self.device)
+        with models.loading(self.model_name):
+            model = CrossEncoder(
+                models.resolve_model(self.model_name),
+                device=self.device,
+                max_length=self.max_length,
+                trust_remote_code=self.trust_remote_code,
+                model_kwargs=self.model_kwargs,
+            )
+        if model.num_labels != 1:
+            raise ModelError(f"{self.model_name!r} has {model.num_labels} outputs; a reranker has one")
+        if "dtype" not in self.model_kwargs and "torch_dtype" not in self.model_kwargs:
+            model.to(dtype)
+        return model
+
+    @cached_property
+    def _activation(self) -> Callable[[Any], Any]:
+        own: Callable[[Any], Any] = self.model.activation_fn
+        return self.activation or own
+
+    def score_texts(self, query: str, texts: list[str]) -> Scores:
+        """Return the model's score for each text, after its activation."""
+        import torch
+
+        with self._loading:  # two threads that load lazily would hold two models
+            model, activation = self.model, self._activation
+        lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]]
+        scores = np.empty(len(texts), np.float32)
+        for batch in models.batches_by_length(lengths, self.token_budget, self.batch_size):
+            logits = model.predict(
+                [(query, texts[i]) for i in batch],
+                batch_size=len(batch),
+                activation_fn=torch.nn.Identity(),
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            )
+            with torch.inference_mode():
+                scores[batch] = activation(logits.float()).cpu().numpy()
+        return scores

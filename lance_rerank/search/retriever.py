@@ -1,0 +1,291 @@
+"""A named recipe of retrieval: what evaluation, the command line and applications run."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+from lancedb.rerankers import Reranker
+
+from lance_rerank import arrow, lance
+from lance_rerank.errors import ArgumentError, ColumnError, QueryError
+from lance_rerank.rerankers.base import BaseReranker
+from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.search.trace import Candidate, Stopwatch, Trace
+from lance_rerank.types import Encoder, FloatArray, Hit
+
+QueryType = Literal["hybrid", "vector", "fts"]
+
+
+class Retriever:
+    """Fetches candidates from one or more legs, reranks all of them, and returns the best k.
+
+    Parameters
+    ----------
+    table : lancedb.table.Table
+        Of ``lancedb.connect``.
+    query_type : {"hybrid", "vector", "fts"}, default "hybrid"
+        Which legs search.
+    candidates : int, default 100
+        Rows a leg; a reranker may see the sum over the legs.
+    reranker : lancedb.rerankers.Reranker, optional
+        Ours or any of LanceDB's. Without one, several legs are fused by reciprocal rank.
+    where : str, optional
+        A filter, applied before the search.
+    id_column : str, default "id"
+        Whose value is a hit's ``doc_id``.
+    encoder : Encoder, optional
+        Turns queries into vectors; by default the table's own embedding function does.
+    vector_columns : str or sequence of str, optional
+        Each is a leg of its own. Needed when the table has several; by default the only one.
+    fts_columns : str or list of str, optional
+        The full-text columns to search; by default all that are indexed.
+    select : sequence of str, optional
+        More columns for `Hit.row`, besides the id and what the reranker reads.
+    name : str, optional
+        By default the recipe in words.
+
+    Raises
+    ------
+    ColumnError, ArgumentError, UnsupportedError
+        At once, where the table does not have what the recipe names.
+
+    Examples
+    --------
+    >>> import lancedb, tempfile
+    >>> from lancedb.index import FTS
+    >>> table = lancedb.connect(tempfile.mkdtemp()).create_table(
+    ...     "docs", [{"id": "a", "text": "rotate api keys"}, {"id": "b", "text": "bake bread"}])
+    >>> table.create_index("text", config=FTS())
+    >>> Retriever(table, query_type="fts").retrieve("keys", k=1)
+    [Hit(doc_id='a', score=..., rank=1)]
+    """
+
+    def __init__(
+        self,
+        table: object,
+        *,
+        query_type: QueryType = "hybrid",
+        candidates: int = 100,
+        reranker: Reranker | None = None,
+        where: str | None = None,
+        id_column: str = "id",
+        encoder: Encoder | None = None,
+        vector_columns: str | Sequence[str] | None = None,
+        fts_columns: str | list[str] | None = None,
+        select: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        if query_type not in get_args(QueryType):
+            raise ArgumentError(f"query_type must be one of {', '.join(get_args(QueryType))}, got {query_type!r}")
+        if candidates < 1:
+            raise ArgumentError(f"candidates must be at least 1, got {candidates!r}")
+        self.table = lance.require_sync_table(table, "Retriever")
+        self.query_type = query_type
+        self.candidates = candidates
+        self.where = where
+        self.id_column = id_column
+        self.encoder = encoder
+        self.fts_columns = fts_columns
+        self.select = tuple(select)
+        schema = self.table.schema
+        for column in (id_column, *self.select):
+            if column not in schema.names:
+                raise ColumnError(f"the table has no column {column!r} (columns: {', '.join(schema.names)})")
+        self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
+        self._given_name = name
+        self.reranker = reranker
+
+    @property
+    def name(self) -> str:
+        """The name given, or the recipe in words."""
+        reranker = "" if self.reranker is None else f" + {self.reranker}"
+        return self._given_name or f"{self.query_type}@{self.candidates}{reranker}"
+
+    def __repr__(self) -> str:
+        return f"Retriever({self.table.name!r}: {self.name})"
+
+    def with_reranker(self, reranker: Reranker | None, *, name: str | None = None) -> Retriever:
+        """Return the same recipe with another reranker, or with none."""
+        other = copy.copy(self)
+        other.reranker = reranker
+        other._given_name = name
+        return other
+
+    def retrieve(self, query: str, k: int = 10) -> list[Hit]:
+        """Return the best k rows for a query, at most as many as there are candidates.
+
+        Raises
+        ------
+        QueryError
+            The query is empty.
+        MissingIndexError
+            A full-text leg, and the table has no full-text index.
+        ModelError
+            The reranker's model failed.
+        """
+        return list(self.trace(query, k).hits)
+
+    def retrieve_many(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """Return the best k rows for each query; an `encoder` sees the queries in one batch."""
+        for query in queries:
+            _require_words(query)
+        if self.encoder is None or not self.vector_columns or not queries:
+            return [self.retrieve(query, k) for query in queries]
+        vectors = self.encoder.encode_queries(queries)
+        return [list(self._run(query, k, vector).hits) for query, vector in zip(queries, vectors, strict=True)]
+
+    async def aretrieve(self, query: str, k: int = 10) -> list[Hit]:
+        """Return what `retrieve` does, in a thread: the event loop stays free."""
+        return await asyncio.to_thread(self.retrieve, query, k)
+
+    def trace(self, query: str, k: int = 10) -> Trace:
+        """Return the hits with every candidate's ranks and every stage's milliseconds."""
+        return self._run(query, k, None)
+
+    def _run(self, query: str, k: int, vector: FloatArray | None) -> Trace:
+        _require_words(query)
+        if k < 1:
+            raise ArgumentError(f"k must be at least 1, got {k!r}")
+        watch = Stopwatch()
+        with watch.stage("encode"):
+            vectors = self._query_vectors(query, vector)
+        with watch.stage("search") as rows:
+            legs = self._search(query, vectors, watch)
+            candidates = arrow.union(list(legs.values()))
+            rows.append(candidates.n_rows)
+        with watch.stage("rerank") as rows:
+            ranked = self._rerank(query, candidates, list(legs.values()))
+            rows.append(ranked.num_rows)
+        hits = self._hits(ranked.slice(0, k))
+        return Trace(query, hits, self._candidates(ranked, candidates, list(legs)), tuple(watch.stages))
+
+    # --- legs --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=8, thread_name_prefix="lance_rerank")
+
+    @property
+    def _columns(self) -> list[str]:
+        """What the legs fetch: the id, what is selected, and what the reranker reads."""
+        if isinstance(self.reranker, BaseReranker):
+            reads: tuple[str, ...] = self.reranker.reads
+        else:  # LanceDB's own rerankers say only by convention what they read
+            column = getattr(self.reranker, "column", None)
+            reads = (column,) if isinstance(column, str) else ()
+        present = [name for name in reads if name in self.table.schema.names]
+        return list(dict.fromkeys([self.id_column, *self.select, *present]))
+
+    def _query_vectors(self, query: str, vector: FloatArray | None) -> dict[str, FloatArray]:
+        if self.encoder is not None and vector is None and self.vector_columns:
+            vector = self.encoder.encode_queries([query])[0]
+        functions = self.table.embedding_functions if vector is None and self.vector_columns else {}
+        return {
+            column: lance.embed_query(functions, column, query) if vector is None else vector
+            for column in self.vector_columns
+        }
+
+    def _search(self, query: str, vectors: dict[str, FloatArray], watch: Stopwatch) -> dict[str, pa.Table]:
+        legs: dict[str, Callable[[], pa.Table]] = {}
+        for column, vector in vectors.items():
+            legs["vector" if len(vectors) == 1 else column] = partial(self._vector_leg, column, vector)
+        if self.query_type != "vector":
+            legs["fts"] = partial(self._fts_leg, query)
+
+        def timed(name: str) -> pa.Table:
+            with watch.stage(name) as rows, lance.clear_errors():
+                found = legs[name]()
+                rows.append(found.num_rows)
+            return found
+
+        if len(legs) == 1:
+            return {name: timed(name) for name in legs}
+        return dict(zip(legs, self._pool.map(timed, legs), strict=True))
+
+    def _vector_leg(self, column: str, vector: FloatArray) -> pa.Table:
+        search = self.table.search(vector, vector_column_name=column, query_type="vector")
+        return self._leg(search, arrow.DISTANCE)
+
+    def _fts_leg(self, query: str) -> pa.Table:
+        return self._leg(self.table.search(query, query_type="fts", fts_columns=self.fts_columns), arrow.SCORE)
+
+    def _leg(self, search: Any, score: str) -> pa.Table:
+        search = search.limit(self.candidates).select([*self._columns, score]).with_row_id(True)
+        if self.where is not None:
+            search = search.where(self.where, prefilter=True)
+        return search.to_arrow()
+
+    # --- ranking -----------------------------------------------------------------------------------------------
+
+    def _rerank(self, query: str, candidates: arrow.Candidates, legs: list[pa.Table]) -> pa.Table:
+        if self.reranker is None:
+            return _first_stage(query, candidates)
+        if isinstance(self.reranker, BaseReranker):
+            return self.reranker.rerank_candidates(query, candidates)
+        return self._rerank_foreign(self.reranker, query, candidates, legs)
+
+    def _rerank_foreign(
+        self, reranker: Reranker, query: str, candidates: arrow.Candidates, legs: list[pa.Table]
+    ) -> pa.Table:
+        """Rerank with a class that is not ours, through the methods LanceDB calls."""
+        if candidates.n_rows == 0:
+            return _first_stage(query, candidates)
+        if self.query_type == "hybrid" and len(legs) == 2:
+            return lance.lancedb_combine(query, legs[0], legs[1], slice(0, candidates.n_rows), reranker, "score")
+        if self.query_type == "fts":
+            return reranker.rerank_fts(query, legs[0])
+        if len(legs) == 1:
+            return reranker.rerank_vector(query, legs[0])
+        return reranker.rerank_multivector(legs, query, deduplicate=True)
+
+    def _hits(self, rows: pa.Table) -> tuple[Hit, ...]:
+        scores = rows.column(arrow.RELEVANCE).to_pylist()
+        columns = [name for name in rows.column_names if not name.startswith("_") and name in self._columns]
+        records = rows.select(columns).to_pylist()
+        return tuple(
+            Hit(str(record[self.id_column]), score, rank, record)
+            for rank, (record, score) in enumerate(zip(records, scores, strict=True), 1)
+        )
+
+    def _candidates(self, ranked: pa.Table, candidates: arrow.Candidates, legs: list[str]) -> tuple[Candidate, ...]:
+        arrived = candidates.rows.column(self.id_column).to_pylist()
+        ranks = {
+            doc_id: {leg: int(rank) for leg, rank in zip(legs, column, strict=True) if rank}
+            for doc_id, column in zip(arrived, candidates.ranks.T, strict=True)
+        }
+        ids = ranked.column(self.id_column).to_pylist()
+        scores = ranked.column(arrow.RELEVANCE).to_pylist()
+        return tuple(
+            Candidate(str(doc_id), ranks.get(doc_id, {}), rank, score)
+            for rank, (doc_id, score) in enumerate(zip(ids, scores, strict=True), 1)
+        )
+
+
+def _first_stage(query: str, candidates: arrow.Candidates) -> pa.Table:
+    """Rank without a reranker: a single leg by its own score, several by reciprocal rank."""
+    if len(candidates.kinds) > 1:
+        return RRFReranker().rerank_candidates(query, candidates)
+    if candidates.kinds[0] == "fts":
+        return arrow.ranked(candidates.rows, candidates.rows.column(arrow.SCORE).combine_chunks())
+    distance = arrow.score_column(candidates.rows, arrow.DISTANCE)
+    return arrow.ranked(candidates.rows, pa.array(-distance, from_pandas=True))
+
+
+def _named_vector_columns(schema: pa.Schema, names: str | Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return (lance.the_vector_column(schema),)
+    chosen = [names] if isinstance(names, str) else list(names)
+    if not chosen:
+        raise ArgumentError("vector_columns names no column; leave it out to search the table's only vector column")
+    return tuple(lance.the_vector_column(schema, name) for name in chosen)
+
+
+def _require_words(query: object) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise QueryError(f"a query is a string with words in it, got {query!r}")

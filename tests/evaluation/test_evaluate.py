@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ir_measures
+import pytest
+
+from lance_rerank.datasets import Dataset
+from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
+from lance_rerank.evaluation import EvaluationResult, evaluate
+from lance_rerank.types import Hit, Qrel, Query
+
+
+class Fixed:
+    """Answers each query with the document ids it was made with, all at one score."""
+
+    def __init__(self, rankings: Mapping[str, Sequence[str]], score: float | None = 1.0) -> None:
+        self.rankings = rankings
+        self.score = score
+        self.calls: list[tuple[int, int]] = []
+
+    def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        self.calls.append((len(queries), k))
+        return [
+            [Hit(doc_id, self.score, rank) for rank, doc_id in enumerate(self.rankings.get(query, ()), 1)]
+            for query in queries
+        ]
+
+
+def judged(qrels: Mapping[str, Mapping[str, int]]) -> Dataset:
+    """A data set whose query texts are ``text of <query_id>``."""
+    queries = [Query(query_id, f"text of {query_id}") for query_id in qrels]
+    return Dataset.from_memory(queries, [Qrel(q, d, g) for q, grades in qrels.items() for d, g in grades.items()])
+
+
+def fixed(rankings: Mapping[str, Sequence[str]], score: float | None = 1.0) -> Fixed:
+    return Fixed({f"text of {query_id}": ranking for query_id, ranking in rankings.items()}, score)
+
+
+ONE = judged({"q1": {"d1": 1}})
+
+
+class TestMeasures:
+    def test_the_relevant_document_at_rank_two(self) -> None:
+        result = evaluate({"a": fixed({"q1": ["d2", "d1"]})}, ONE, ["RR@10", "nDCG@10", "Success@1", "R@100", "P@5"])
+        expected = {"RR@10": 0.5, "nDCG@10": 1 / math.log2(3), "Success@1": 0.0, "R@100": 1.0, "P@5": 0.2}
+        assert result.means["a"] == pytest.approx(expected)
+        assert result.per_query["a"]["q1"] == result.means["a"]
+
+    def test_the_default_measures(self) -> None:
+        assert evaluate({"a": fixed({})}, ONE).measures == ("nDCG@10", "RR@10", "Success@5", "R@100")
+
+    def test_ndcg_gains_are_the_grades(self) -> None:
+        data = judged({"q1": {"d1": 1, "d2": 3}})
+        ideal = 3 + 1 / math.log2(3)
+        result = evaluate({"a": fixed({"q1": ["d1", "d2"]})}, data, ["nDCG@10"])
+        assert result.means["a"]["nDCG@10"] == pytest.approx((1 + 3 / math.log2(3)) / ideal)
+
+    def test_a_cutoff_cuts(self) -> None:
+        ranking = [f"x{i}" for i in range(10)] + ["d1"]
+        result = evaluate({"a": fixed({"q1": ranking})}, ONE, ["RR@10", "RR@11", "Success@10", "R@11"])
+        assert result.means["a"] == pytest.approx({"RR@10": 0, "RR@11": 1 / 11, "Success@10": 0, "R@11": 1})
+
+    def test_queries_without_hits_and_without_relevant_documents_count_zero(self) -> None:
+        data = judged({"q1": {"d1": 1}, "q2": {"d1": 1}, "q3": {"d1": 0}, "q4": {"d1": -1}})
+        result = evaluate({"a": fixed({"q1": ["d1"], "q3": ["d1"], "q4": ["d1"]})}, data, ["RR@10", "nDCG@10", "R@10"])
+        assert result.means["a"] == pytest.approx({"RR@10": 0.25, "nDCG@10": 0.25, "R@10": 0.25})
+        assert result.per_query["a"]["q2"] == {"RR@10": 0, "nDCG@10": 0, "R@10": 0}
+        assert list(result.per_query["a"]) == list(result.runs["a"]) == ["q1", "q2", "q3", "q4"]
+        assert result.n_queries == 4
+
+    def test_a_retriever_that_finds_nothing(self) -> None:
+        result = evaluate({"a": fixed({})}, ONE, ["RR@10", "AP", "Judged@10"])
+        assert result.means == {"a": {"RR@10": 0, "AP": 0, "Judged@10": 0}}
+        assert result.runs == {"a": {"q1": []}}
+
+    def test_counts_are_sums(self) -> None:
+        data = judged({"q1": {"d1": 1}, "q2": {"d1": 1}})
+        result = evaluate({"a": fixed({"q1": ["d1", "d2"], "q2": ["d3"]})}, data, ["NumRet", "P@1"])
+        assert result.means["a"] == {"NumRet": 3, "P@1": 0.5}
+
+    def test_measures_are_named_as_ir_measures_prints_them_and_come_once(self) -> None:
+        result = evaluate({"a": fixed({})}, ONE, ["MRR@10", ir_measures.RR @ 10, "R(rel=2)@5", "NDCG@3"])
+        assert result.measures == ("RR@10", "R(rel=2)@5", "nDCG@3")
+
+    def test_two_kinds_of_ndcg_keep_apart(self) -> None:
+        data = judged({"q1": {"d1": 1, "d2": 2}})
+        run = fixed({"q1": ["d1", "d2"]})
+        both = evaluate({"a": run}, data, ["nDCG@10", "nDCG(gains={1:9,2:1})@10"]).means["a"]
+        ideal = 2 + 1 / math.log2(3)
+        assert both["nDCG@10"] == pytest.approx((1 + 2 / math.log2(3)) / ideal)
+        assert both["nDCG(gains={1:9,2:1})@10"] == pytest.approx(1)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_agreement_with_ir_measures(self, seed: int) -> None:
+        rng = random.Random(seed)
+        documents = [f"d{i}" for i in range(60)]
+        qrels = {f"q{i}": {d: rng.randint(0, 3) for d in rng.sample(documents, 8)} for i in range(150)}
+        rankings = {q: rng.sample(documents, rng.randint(0, 40)) for q in qrels}
+        names = ["nDCG@10", "nDCG", "RR@10", "RR", "Success@5", "R@20", "R(rel=2)@20", "AP", "P@3", "Judged@10"]
+        result = evaluate({"a": fixed(rankings)}, judged(qrels), names)
+
+        run = {q: {d: -float(rank) for rank, d in enumerate(ranking)} for q, ranking in rankings.items() if ranking}
+        measures = [ir_measures.parse_measure(name) for name in names]
+        means = ir_measures.calc_aggregate(measures, qrels, run)
+        assert result.means["a"] == pytest.approx({str(m): value for m, value in means.items()}, abs=1e-12)
+        for metric in ir_measures.iter_calc(measures, qrels, run):
+            assert result.per_query["a"][metric.query_id][str(metric.measure)] == pytest.approx(metric.value, abs=1e-12)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("score", [None, 0.5, math.nan, -math.inf])
+    def test_the_order_counts_whatever_the_scores(self, score: float | None) -> None:
+        # Providers of ir-measures break ties by document id, some upwards and some downwards.
+        for other in ("d0", "d2"):
+            run = fixed({"q1": ["d1", other]}, score)
+            assert evaluate({"a": run}, ONE, ["RR@10", "AP"]).means["a"] == {"RR@10": 1, "AP": 1}
+            run = fixed({"q1": [other, "d1"]}, score)
+            assert evaluate({"a": run}, ONE, ["RR@10", "AP"]).means["a"] == {"RR@10": 0.5, "AP": 0.5}
+
+    def test_rising_scores_do_not_turn_the_order(self) -> None:
+        class Rising:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                return [[Hit("d1", 0.1, 2), Hit("d2", 0.9, 1)] for _ in queries]
+
+        assert evaluate({"a": Rising()}, ONE, ["RR@10", "nDCG@10"]).means["a"] == {"RR@10": 1, "nDCG@10": 1}
+
+    def test_a_long_ranking_keeps_its_order(self) -> None:
+        ranking = [f"x{i:04}" for i in range(998)] + ["d1", "d0"]
+        assert evaluate({"a": fixed({"q1": ranking})}, ONE, ["RR"]).means["a"]["RR"] == pytest.approx(1 / 999)
+
+    def test_a_document_retrieved_twice_counts_once_at_its_first_rank(self) -> None:
+        data = judged({"q1": {"d1": 1, "d3": 1}})
+        result = evaluate({"a": fixed({"q1": ["d2", "d1", "d1", "d2", "d3"]})}, data, ["RR@10", "P@3", "AP"])
+        assert result.runs["a"]["q1"] == ["d2", "d1", "d3"]
+        assert result.means["a"] == pytest.approx({"RR@10": 1 / 2, "P@3": 2 / 3, "AP": (1 / 2 + 2 / 3) / 2})
+
+    def test_hits_past_the_depth_that_was_asked_for_are_cut(self) -> None:
+        run = fixed({"q1": [f"x{i}" for i in range(30)]})
+        assert evaluate({"a": run}, ONE, ["RR@20"]).runs["a"]["q1"] == [f"x{i}" for i in range(20)]
+
+
+class TestRetrieval:
+    @pytest.mark.parametrize(
+        ("measures", "depth"),
+        [
+            (["nDCG@10", "R@100"], 100),
+            (["Success@5"], 10),
+            (["AP"], 1000),
+            (["RR@10", "AP", "R@50"], 1000),
+            (["AP", "R@2000"], 2000),
+        ],
+    )
+    def test_the_depth_is_the_largest_cutoff(self, measures: list[str], depth: int) -> None:
+        run = fixed({})
+        evaluate({"a": run}, ONE, measures)
+        assert run.calls == [(1, depth)]
+
+    def test_queries_go_in_blocks_and_progress_is_told(self) -> None:
+        data = judged({f"q{i}": {"d1": 1} for i in range(130)})
+        run, told = fixed({}), []
+        evaluate({"a": run, "b": fixed({})}, data, ["RR@10"], progress=lambda *step: told.append(step))
+        assert run.calls == [(64, 10), (64, 10), (2, 10)]
+        assert told == [(name, done, 130) for name in ("a", "b") for done in (64, 128, 130)]
+
+    def test_milliseconds_are_the_median_of_the_blocks(self) -> None:
+        data = judged({f"q{i}": {"d1": 1} for i in range(130)})
+        times = iter([0.0, 6.4, 10.0, 10.64, 20.0, 20.06])  # 100, 10 and 30 ms a query
+
+        class Answering:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                return [[] for _ in queries]
+
+        module = sys.modules["lance_rerank.evaluation.evaluate"]
+        _, milliseconds = module._run("a", Answering(), data.queries, 10, None, clock=lambda: next(times))
+        assert milliseconds == pytest.approx(30)
+
+    def test_a_run_is_timed(self) -> None:
+        assert evaluate({"a": fixed({})}, ONE).milliseconds["a"] > 0
+
+    @pytest.mark.parametrize("error", [ModelError("no weights"), KeyError("lang")])
+    def test_a_retriever_that_raises(self, error: Exception) -> None:
+        class Raising:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                if "text of q64" in queries:
+                    raise error
+                return [[] for _ in queries]
+
+        with pytest.raises(type(error)) as caught:
+            evaluate({"broken": Raising()}, judged({f"q{i}": {"d1": 1} for i in range(66)}), ["RR@10"])
+        assert caught.value is error
+        assert error.__notes__ == ["Raised while evaluating retriever 'broken' on the queries 'q64', 'q65'."]
+
+    def test_a_retriever_that_answers_too_few_queries(self) -> None:
+        class Short:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                return [[]]
+
+        with pytest.raises(ArgumentError, match="1 lists of hits for 2 queries; expected one a query") as caught:
+            evaluate({"short": Short()}, judged({"q1": {"d1": 1}, "q2": {"d1": 1}}))
+        assert "retriever 'short'" in caught.value.__notes__[0]
+
+
+class TestArguments:
+    def test_no_retrievers(self) -> None:
+        with pytest.raises(
+            ArgumentError, match=r"no retrievers to evaluate; pass at least one, as \{'name': retriever\}"
+        ):
+            evaluate({}, ONE)
+
+    def test_a_retriever_without_a_name(self) -> None:
+        with pytest.raises(ArgumentError, match=r"expected retrievers by name, .*; write \{'name': retriever\}"):
+            evaluate(fixed({}), ONE)  # type: ignore[arg-type]
+
+    def test_no_retriever(self) -> None:
+        with pytest.raises(ArgumentError, match=r"'a' is a dict, which has no retrieve_many\(queries, k\)"):
+            evaluate({"a": {}}, ONE)  # type: ignore[dict-item]
+
+    def test_no_queries(self) -> None:
+        with pytest.raises(ArgumentError, match=r"split 'test' of data set 'memory' has no judged queries; fill its"):
+            evaluate({"a": fixed({})}, judged({}))
+
+    def test_no_measures(self) -> None:
+        with pytest.raises(ArgumentError, match="no measures to evaluate by; pass at least one, such as 'nDCG@10'"):
+            evaluate({"a": fixed({})}, ONE, [])
+
+    def test_one_measure_as_a_string(self) -> None:
+        with pytest.raises(ArgumentError, match=r"expected a list of measures, got a string; write \['nDCG@10'\]"):
+            evaluate({"a": fixed({})}, ONE, "nDCG@10")
+
+    @pytest.mark.parametrize(
+        ("measure", "message"),
+        [
+            ("ndcg@10", r"unknown measure 'ndcg@10' \(the nearest name is 'nDCG'\); write it as 'nDCG@10', 'RR@10'"),
+            ("qqq@10", "unknown measure 'qqq@10'; write it as 'nDCG@10'"),
+            ("", "unknown measure ''; write it as"),
+            ("nDCG@", r"unknown measure 'nDCG@' \(the nearest name is 'nDCG'\); write it as"),
+            (10, "unknown measure 10; write it as"),
+            ("P", "measure 'P' lacks its cutoff; write it as"),
+            ("P(depth=3)@5", "measure P has no parameter depth; it takes cutoff, rel"),
+            ("nDCG@0", "measure 'nDCG@0' has the cutoff 0; expected 1 or more, as in 'nDCG@10'"),
+            ("nDCG@-1", "unknown measure 'nDCG@-1'"),
+            ("AP@5.5", "measure 'AP@5.5' cannot be computed: invalid param cutoff=5.5. Take 'nDCG@10'"),
+            ("P(rel=0)@5", r"measure 'P\(rel=0\)@5' cannot be computed: .* should be positive. Take 'nDCG@10'"),
+        ],
+    )
+    def test_a_measure_is_refused_before_any_retrieval(self, measure: str, message: str) -> None:
+        run = fixed({})
+        with pytest.raises(ArgumentError, match=message):
+            evaluate({"a": run}, ONE, ["RR@10", measure])
+        assert run.calls == []
+
+    def test_its_errors_are_the_library_s(self) -> None:
+        with pytest.raises(LanceRerankError):
+            evaluate({}, ONE)
+
+
+RESULT = EvaluationResult(
+    dataset="manual",
+    split="test",
+    n_queries=1200,
+    measures=("nDCG@10", "RR@10"),
+    retrievers=("hybrid", "staged"),
+    means={"hybrid": {"nDCG@10": 0.41234, "RR@10": 0.5}, "staged": {"nDCG@10": 0.5, "RR@10": 0.500001}},
+    per_query={"hybrid": {"q1": {"nDCG@10": 1.0, "RR@10": 1.0}}, "staged": {"q1": {"nDCG@10": 0.1, "RR@10": 1 / 3}}},
+    milliseconds={"hybrid": 8.25, "staged": 1234.5},
+    runs={"hybrid": {"q1": ["d1", "d\u00e9"]}, "staged": {"q1": []}},
+)
+
+
+class TestResult:
+    def test_it_prints_as_a_table(self) -> None:
+        assert str(RESULT).splitlines() == [
+            "manual, split test, 1,200 queries",
+            "",
+            "retriever  nDCG@10    RR@10   ms/query",
+            "hybrid      0.4123   0.5000*      8.25*",
+            "staged      0.5000*  0.5000*   1234.50",
+            "",
+            "* best of its column (of the measures the highest, of ms/query the lowest)",
+        ]
+
+    def test_a_single_retriever_is_not_called_the_best(self) -> None:
+        text = str(evaluate({"only": fixed({"q1": ["d1"]})}, ONE, ["RR@10"]))
+        assert "*" not in text
+        assert text.splitlines()[:3] == ["memory, split test, 1 query", "", "retriever   RR@10   ms/query"]
+
+    def test_its_repr_is_short(self) -> None:
+        assert "per_query" not in repr(RESULT)
+        assert "runs" not in repr(RESULT)
+
+    def test_it_keeps_the_order_given(self) -> None:
+        result = evaluate({"z": fixed({}), "a": fixed({})}, ONE)
+        assert result.retrievers == ("z", "a")
+        assert (result.dataset, result.split, result.n_queries) == ("memory", "test", 1)
+
+    def test_to_dict_is_what_json_has(self) -> None:
+        assert json.loads(RESULT.to_json()) == RESULT.to_dict()
+        assert RESULT.to_dict()["measures"] == ["nDCG@10", "RR@10"]
+
+    def test_json_there_and_back(self, tmp_path: Path) -> None:
+        path = tmp_path / "result.json"
+        text = RESULT.to_json(path)
+        assert EvaluationResult.from_json(text) == RESULT
+        assert EvaluationResult.from_json(path) == RESULT
+        assert EvaluationResult.from_json(str(path)) == RESULT
+
+    def test_json_of_an_evaluation(self) -> None:
+        result = evaluate({"a": fixed({"q1": ["d2", "d1"]})}, ONE)
+        assert EvaluationResult.from_json(result.to_json()) == result
+
+    def test_fields_of_a_newer_version_are_ignored(self) -> None:
+        assert EvaluationResult.from_json(json.dumps(RESULT.to_dict() | {"machine": "x"})) == RESULT
+
+    def test_json_that_lacks_a_field(self) -> None:
+        values = RESULT.to_dict()
+        del values["means"], values["runs"]
+        with pytest.raises(
+            ArgumentError, match="no evaluation result: it lacks means, runs; expected what to_json wrote"
+        ):
+            EvaluationResult.from_json(json.dumps(values))
+
+    @pytest.mark.parametrize(("text", "message"), [("{", "not the JSON of an evaluation"), ("3", "it lacks dataset, ")])
+    def test_a_file_of_something_else(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / "other.json"
+        path.write_text(text)
+        with pytest.raises(ArgumentError, match=message):
+            EvaluationResult.from_json(path)
+
+
+def test_importing_does_not_import_ir_measures() -> None:
+    code = "import sys, lance_rerank.evaluation; assert not {'ir_measures', 'torch', 'lancedb'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
