@@ -55,7 +55,7 @@ class SentenceEncoder:
         self.precision: models.Precision = precision
         self.batch_size = batch_size
         self.trust_remote_code = trust_remote_code
-        self._loading = threading.Lock()
+        self._lock = threading.Lock()  # tokenizers cannot be shared by threads, nor can a model be loaded by two
 
     def __repr__(self) -> str:
         return f"SentenceEncoder({self.model_name!r})"
@@ -63,7 +63,8 @@ class SentenceEncoder:
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return int(self._loaded().get_sentence_embedding_dimension())
+        with self._lock:
+            return int(self._model.get_sentence_embedding_dimension())
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors as float32 ``(n_texts, dim)``."""
@@ -78,14 +79,11 @@ class SentenceEncoder:
 
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        encode = getattr(self._loaded(), method)
-        vectors = encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
+        with self._lock:
+            encode = getattr(self._model, method)
+            vectors = encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
         unit: FloatArray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
         return unit
-
-    def _loaded(self) -> Any:
-        with self._loading:  # two threads that load lazily would hold two models
-            return self._model
 
     @cached_property
     def _model(self) -> Any:

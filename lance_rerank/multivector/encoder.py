@@ -89,7 +89,7 @@ class ColBERTEncoder:
         self.batch_size = batch_size
         self.token_budget = token_budget
         self.trust_remote_code = trust_remote_code
-        self._loading = threading.Lock()
+        self._lock = threading.Lock()  # tokenizers cannot be shared by threads, nor can a model be loaded by two
 
     def __repr__(self) -> str:
         return f"ColBERTEncoder({self.model_name!r})"
@@ -97,19 +97,18 @@ class ColBERTEncoder:
     @property
     def dim(self) -> int:
         """Numbers in a token vector."""
-        return self._loaded().dim
+        with self._lock:
+            return self._backend.dim
 
     def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
         """Return, for each query, float32 ``(n_tokens, dim)`` of unit vectors."""
-        return self._loaded().encode(texts, is_query=True)
+        with self._lock:
+            return self._backend.encode(texts, is_query=True)
 
     def encode_documents(self, texts: Sequence[str]) -> list[FloatArray]:
         """Return, for each document, float32 ``(n_tokens, dim)`` of unit vectors."""
-        return self._loaded().encode(texts, is_query=False)
-
-    def _loaded(self) -> _Backend:
-        with self._loading:  # two threads that load lazily would hold two models
-            return self._backend
+        with self._lock:
+            return self._backend.encode(texts, is_query=False)
 
     @cached_property
     def _backend(self) -> _Backend:

@@ -14,6 +14,7 @@ from lance_rerank import models
 from lance_rerank.errors import ModelError
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
+from lance_rerank.types import FloatArray
 
 
 class CrossEncoderReranker(BaseReranker):
@@ -82,7 +83,7 @@ class CrossEncoderReranker(BaseReranker):
         self.precision: models.Precision = precision
         self.activation = activation
         self.model_kwargs = dict(model_kwargs or {})
-        self._loading = threading.Lock()
+        self._lock = threading.Lock()  # tokenizers cannot be shared by threads, nor can a model be loaded by two
 
     def __str__(self) -> str:
         return f"CrossEncoderReranker({self.model_name!r})"
@@ -114,10 +115,13 @@ class CrossEncoderReranker(BaseReranker):
 
     def score_texts(self, query: str, texts: list[str]) -> Scores:
         """Return the model's score for each text, after its activation."""
+        with self._lock:
+            return self._predict(query, texts)
+
+    def _predict(self, query: str, texts: list[str]) -> FloatArray:
         import torch
 
-        with self._loading:  # two threads that load lazily would hold two models
-            model, activation = self.model, self._activation
+        model, activation = self.model, self._activation
         lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]]
         scores = np.empty(len(texts), np.float32)
         for batch in models.batches_by_length(lengths, self.token_budget, self.batch_size):
