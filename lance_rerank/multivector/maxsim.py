@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +19,13 @@ class Ragged:
 
     Attributes
     ----------
-    values : ndarray
+    values : torch.Tensor
         ``(n_tokens, dim)``, float16 or float32.
     starts, lengths : ndarray
         ``(n_docs,)``: where each document's tokens begin in `values`, and how many there are. A null document has 0.
     """
 
-    values: npt.NDArray[Any]
+    values: torch.Tensor
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
 
@@ -57,15 +56,16 @@ class Ragged:
         lengths = np.diff(offsets)
         if column.null_count:
             lengths = np.where(column.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
-        values = tokens.flatten().to_numpy(zero_copy_only=True).reshape(-1, tokens.type.list_size)
+        # by DLPack, since torch warns of numpy views that cannot be written to, as those of Arrow cannot
+        values = torch.from_dlpack(tokens.flatten()).reshape(-1, tokens.type.list_size)
         return cls(values, offsets[:-1], lengths)
 
     @classmethod
     def from_list(cls, documents: list[FloatArray], dim: int) -> Ragged:
         """Return the documents' vectors end to end."""
         lengths = np.array([len(document) for document in documents], np.int64)
-        values = np.concatenate(documents) if documents else np.empty((0, dim), np.float32)
-        return cls(values.reshape(-1, dim), np.cumsum(lengths) - lengths, lengths)
+        values = np.concatenate([np.empty((0, dim), np.float32), *documents])
+        return cls(torch.from_numpy(values), np.cumsum(lengths) - lengths, lengths)
 
 
 def maxsim(query: FloatArray, documents: Ragged) -> FloatArray:
@@ -99,7 +99,7 @@ def maxsim(query: FloatArray, documents: Ragged) -> FloatArray:
     starts, ends = documents.starts[filled], documents.starts[filled] + documents.lengths[filled]
     first, last = int(starts.min()), int(ends.max())
     # torch converts float16 some twenty times faster than numpy, and stays in one thread pool with the encoders
-    tokens = torch.from_numpy(documents.values[first:last]).float()
+    tokens = documents.values[first:last].float()
     similarity = (torch.from_numpy(np.ascontiguousarray(query)) @ tokens.T).numpy()
     scores[filled] = _segment_max(similarity, starts - first, ends - first).sum(axis=0)
     return scores
