@@ -40,14 +40,14 @@ def squad(data_folder) -> lr.Dataset:
 
 @pytest.fixture(scope="session")
 def squad_cross_encoder(squad, pytestconfig) -> str:
-    """The folder of a cross-encoder whose head was trained on squad: 1,500 queries, one positive, three negatives."""
+    """The folder of a cross-encoder whose head was trained on squad: 1,000 queries, one positive, three negatives."""
     folder = pytestconfig.cache.mkdir("squad-cross-encoder")
     if not (folder / "config.json").exists():
         train_cross_encoder(squad.train, folder)
     return str(folder)
 
 
-def train_cross_encoder(data: lr.Dataset, folder: Path, n_queries: int = 1500, n_negatives: int = 3) -> None:
+def train_cross_encoder(data: lr.Dataset, folder: Path, n_queries: int = 1000, n_negatives: int = 3) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     random.seed(0)
@@ -62,7 +62,8 @@ def train_cross_encoder(data: lr.Dataset, folder: Path, n_queries: int = 1500, n
     base = models.resolve_model(models.DEFAULT_MODEL)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
     model.train()
     group = n_negatives + 1
     for start in range(0, n_queries, 8):
@@ -72,14 +73,15 @@ def train_cross_encoder(data: lr.Dataset, folder: Path, n_queries: int = 1500, n
             negatives = [ids[i] for i in order if ids[i] not in relevant]
             chosen = [next(iter(relevant)), *random.sample(negatives, n_negatives)]
             pairs += [(text, documents[doc_id]) for doc_id in chosen]
-        features = tokenizer(pairs, padding=True, truncation=True, max_length=192, return_tensors="pt")
+        features = tokenizer(pairs, padding=True, truncation=True, max_length=128, return_tensors="pt")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(**features).logits.float().reshape(-1, group)
         loss = torch.nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
         loss.backward()
         optimizer.step()
+        warm_up.step()
         optimizer.zero_grad()
-        if start % 200 == 0:
+        if start % 80 == 0:
             print(f"training a cross-encoder: query {start} of {n_queries}, loss {loss.item():.3f}", flush=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
