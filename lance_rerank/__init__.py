@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lance_rerank.columns import add_multivector_column
     from lance_rerank.datasets import Dataset
     from lance_rerank.encoder import SentenceEncoder
-    from lance_rerank.evaluation import EvaluationResult, evaluate
+    from lance_rerank.evaluation import Comparison, EvaluationResult, evaluate
+    from lance_rerank.jobs import IndexResult, index_documents
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import (
         BaseReranker,
@@ -46,7 +47,8 @@ _HOMES = {
     "lance_rerank.encoder": ("SentenceEncoder",),
     "lance_rerank.columns": ("add_multivector_column",),
     "lance_rerank.datasets": ("Dataset",),
-    "lance_rerank.evaluation": ("evaluate", "EvaluationResult"),
+    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
+    "lance_rerank.jobs": ("index_documents", "IndexResult"),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -69,10 +71,14 @@ __all__ = [
     "ColBERTEncoder",
     "SentenceEncoder",
     "add_multivector_column",
+    # from files to a table
+    "index_documents",
+    "IndexResult",
     # measuring
     "Dataset",
     "evaluate",
     "EvaluationResult",
+    "Comparison",
     # values and protocols
     "Document",
     "Encoder",

@@ -53,7 +53,7 @@ def union(legs: Sequence[pa.Table]) -> Candidates:
     Raises
     ------
     RowIdError
-        Two or more legs, and one that has rows has no ``_rowid``.
+        Two or more legs, and one that has rows has no ``_rowid``; or a row id is null.
     """
     if not legs:
         raise ValueError("union needs at least one leg")
@@ -86,7 +86,12 @@ def _row_ids(leg: pa.Table) -> IntArray:
             f"rows of several searches are told apart by {ROW_ID!r}, which one of them lacks (columns: "
             f"{', '.join(leg.column_names)}). Add .with_row_id(True) to each search."
         )
-    ids: npt.NDArray[np.uint64] = leg.column(ROW_ID).to_numpy()
+    column = leg.column(ROW_ID)
+    if column.null_count:
+        raise RowIdError(
+            f"{column.null_count} of {leg.num_rows} rows have null for {ROW_ID!r}: they cannot be told apart"
+        )
+    ids: npt.NDArray[np.uint64] = column.to_numpy()
     return ids.astype(np.uint64).view(np.int64)
 
 
@@ -98,9 +103,9 @@ def _with_every_score(rows: pa.Table, name: str, legs: Sequence[pa.Table], place
         if name not in leg.column_names:
             continue
         column = leg.column(name)
-        known = column.is_valid().to_numpy()
-        values[place[known]] = column.drop_null().to_numpy()
-        missing[place[known]] = False
+        known = place[column.is_valid().to_numpy()][::-1]  # reversed: of a row that comes twice, the first stays
+        values[known] = column.drop_null().to_numpy()[::-1]
+        missing[known] = False
     index = rows.column_names.index(name)
     return rows.set_column(index, pa.field(name, pa.float32()), pa.array(values, mask=missing))
 

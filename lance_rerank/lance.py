@@ -7,6 +7,7 @@ LanceDB makes no promise about these, so they are gathered here, the dependency 
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,12 @@ def clear_errors() -> Iterator[None]:
             raise MissingIndexError(
                 "the table has no full-text index, which the full-text leg of this search needs. Build one: "
                 "from lancedb.index import FTS; table.create_index('text', config=FTS())"
+            ) from error
+        if found := re.search(r"query dim\((\d+)\) doesn't match the column (\S+) vector dim\((\d+)\)", str(error)):
+            query_dim, column, dim = found.groups()
+            raise ColumnError(
+                f"column {column!r} holds vectors of {dim} dimensions and the query's has {query_dim}: they come from "
+                "different encoders. Use the one that filled the column."
             ) from error
         raise
 
@@ -160,6 +167,16 @@ def require_sync_table(table: object, what: str) -> Table:
     return table
 
 
+def require_async_table(table: object, what: str) -> AsyncTable:
+    """Return the table, or raise `ArgumentError` when it is no async one."""
+    if not isinstance(table, AsyncTable):
+        raise ArgumentError(
+            f"{what} takes a table of lancedb.connect_async(...), got {type(table).__name__}. For a table of "
+            "lancedb.connect(...) use lance_rerank.hybrid."
+        )
+    return table
+
+
 def take_rows(table: Table, row_ids: npt.NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
     """Return the rows with these ids, with ``_rowid``: in storage order, and less the rows deleted meanwhile."""
     query = table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id()
@@ -173,6 +190,22 @@ class HybridSeams:
     """What a hybrid search of ours decides, behind LanceDB's sync and async builders alike."""
 
     _candidates: int = 0
+    _reranker: Any
+    _norm: Any
+
+    @property
+    def reranker(self) -> Any:
+        """What ranks the union of the legs."""
+        return self._reranker
+
+    @property
+    def normalize(self) -> str:
+        """How scores are shown to the reranker: "score" or "rank"."""
+        return str(self._norm)
+
+    def return_row_ids(self, wanted: bool) -> None:
+        """Return ``_rowid`` when this or the caller wants it, whatever LanceDB fetches for the reranker."""
+        raise NotImplementedError
 
     def leg_limit(self, wanted: int) -> int:
         """Return how many rows each leg fetches for a page that ends at row `wanted`."""
@@ -199,15 +232,21 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
     _limit: int | None
     _offset: int | None
 
+    def return_row_ids(self, wanted: bool) -> None:
+        """Return ``_rowid`` when this or the caller wants it."""
+        self._with_row_id = self._caller_requested_row_id or wanted
+
     def _validate_query(self, query: Any, vector: Any = None, text: Any = None) -> tuple[Any, Any]:
         words = text if text is not None else query
-        if isinstance(words, str) and not words.strip():
-            raise QueryError("the query is empty: a hybrid search needs words to search for")
         if words is None:
             raise QueryError("a hybrid search needs words: pass the query, or call .text('...')")
-        if vector is not None and query is not None:  # LanceDB refuses the pair; ours means text and its vector
-            return vector, words
-        return super()._validate_query(query, vector, text)
+        in_words = query_text(words) or ""
+        if not in_words.strip():
+            raise QueryError("the query is empty: a hybrid search needs words to search for")
+        if vector is None:
+            vector = embed_query(self._table.embedding_functions, self._vector_column, in_words)
+        # LanceDB refuses a query and its vector together; ours is the text and the vector that stands for it
+        return super()._validate_query(None, vector, words)
 
     def _create_query_builders(self) -> None:
         selected: Projection = self._columns
@@ -244,7 +283,14 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
 class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
     """LanceDB's async hybrid query with the same seams; legs are awaited together, `combine` runs in a thread."""
 
+    words: str = ""
+    """The query as text; what LanceDB's own ``get_query`` says of a boolean query is empty."""
     _selected: Projection = None
+    _keep_row_ids: bool = False
+
+    def return_row_ids(self, wanted: bool) -> None:
+        """Return ``_rowid`` when this or the caller wants it."""
+        self._keep_row_ids = wanted
 
     def select(self, columns: Any) -> AsyncHybridBuilder:
         """Return only these columns."""
@@ -271,10 +317,10 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
         if self._pk_fusion is not None:
             vector, fts = self._pk_fusion.stamp(vector, fts)
         page = slice(offset, offset + limit)
-        rows = await asyncio.to_thread(self.combine, fts_query.get_query(), vector, fts, page)
+        rows = await asyncio.to_thread(self.combine, self.words, vector, fts, page)
         if self._pk_fusion is not None:
             rows = self._pk_fusion.strip(rows)
-        elif not self._user_requested_row_id():
+        elif not (self._keep_row_ids or self._user_requested_row_id()):
             rows = arrow.without(rows, [arrow.ROW_ID])
         rows = self.selected_only(rows, await self._table.schema(), self._selected)
         return AsyncRecordBatchReader(rows, max_batch_length=max_batch_length)
@@ -379,5 +425,13 @@ def _quoted(column: str) -> str:
 
 
 def add_hidden_column(table: Table, name: str, data_type: pa.DataType) -> None:
-    """Add a column of nulls, a change of metadata alone. Hidden types keep running apps' searches as they are."""
-    table.add_columns(pa.field(name, data_type))
+    """Add a column of nulls, a change of metadata alone. Hidden types keep running apps' searches as they are.
+
+    Another writer that adds the same column first is no error: the table then has it.
+    """
+    try:
+        table.add_columns(pa.field(name, data_type))
+    except RuntimeError:  # LanceDB's for a commit that another one preempted
+        table.checkout_latest()
+        if name not in table.schema.names:
+            raise

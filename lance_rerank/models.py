@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lance_rerank.errors import ArgumentError, ModelError
+from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -31,17 +31,18 @@ def resolve_model(name: str | Path) -> str:
     Raises
     ------
     ModelError
-        `name` looks like a path and nothing is there.
+        `name` is empty, or looks like a path and nothing is there.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and str(name):  # an empty name is the current folder to pathlib
         return str(path)
     if str(name) in PACKAGED:
         package, folder = PACKAGED[str(name)]
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
             return str(Path(spec.submodule_search_locations[0]) / folder)
-    if isinstance(name, Path) or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
+    looks_like_a_path = isinstance(name, Path) or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1
+    if looks_like_a_path or not str(name).strip():
         raise ModelError(f"there is no model folder at {str(name)!r}; give a saved model's folder or a hub id")
     return str(name)
 
@@ -51,6 +52,8 @@ def loading(name: str) -> Iterator[None]:
     """Turn whatever a library raises while loading a model into a `ModelError` that names the model."""
     try:
         yield
+    except LanceRerankError:  # a missing extra is an ImportError too, and says itself what to do
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(
             f"model {name!r} could not be loaded: {type(error).__name__}: {error}. Give the folder of a saved model "

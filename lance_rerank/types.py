@@ -64,8 +64,12 @@ class Document:
 class Encoder(Protocol):
     """Turns texts into one vector each."""
 
-    dim: int
     fingerprint: str | None
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        ...
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors as float32 ``(n_texts, dim)``."""
@@ -80,8 +84,12 @@ class Encoder(Protocol):
 class TokenEncoder(Protocol):
     """Turns texts into one vector a token, for late interaction."""
 
-    dim: int
     fingerprint: str | None
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a token vector."""
+        ...
 
     def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
         """Return, for each query, float32 ``(n_tokens, dim)`` of unit vectors."""

@@ -83,7 +83,7 @@ def _folder(chosen: Path | None) -> Iterator[Path]:
 
 
 def _index(corpus: Sequence[Document], folder: Path) -> None:
-    from lance_rerank.jobs.index import index
+    from lance_rerank.jobs import index_documents
 
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "python_documentation.jsonl"
@@ -91,7 +91,7 @@ def _index(corpus: Sequence[Document], folder: Path) -> None:
         for document in corpus:
             lines.write(json.dumps({"id": document.doc_id, "text": document.text}) + "\n")
     with bar("embed texts") as progress:
-        index(source, folder, "docs", progress=progress)
+        index_documents(source, folder, "docs", progress=progress)
 
 
 def _verdict(result: EvaluationResult) -> str:

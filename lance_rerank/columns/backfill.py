@@ -19,12 +19,12 @@ from lance.commit import CommitConflictError
 from lancedb.table import Table
 
 from lance_rerank import lance
-from lance_rerank.errors import ColumnError, ConflictError, ModelError
+from lance_rerank.errors import ColumnError, ConflictError, LanceRerankError, ModelError
 
 logger = logging.getLogger(__name__)
 
 WINDOW = 512  # rows encoded at a time: enough to sort by length, few enough that memory does not grow with the table
-ATTEMPTS = 5  # a fragment, before other writers are said to be too busy
+ATTEMPTS = 5  # in a row that other writers thwart, before they are said to be too busy
 
 Progress = Callable[[int, int], None]
 
@@ -67,7 +67,8 @@ class BackfillResult:
         if not self.fragments:
             return f"{self.column}: nothing to do, every row with a text has its value"
         skipped = f", {self.without_text} rows without text left null" if self.without_text else ""
-        return f"{self.column}: {self.rows} rows encoded in {self.fragments} fragments{skipped}"
+        fragments = "1 fragment" if self.fragments == 1 else f"{self.fragments} fragments"
+        return f"{self.column}: {self.rows:,} rows encoded in {fragments}{skipped}"
 
 
 def backfill(
@@ -96,31 +97,42 @@ def backfill(
     ModelError
         The encoder raised; what was committed before stays.
     ConflictError
-        Other writers changed a fragment on every attempt.
+        Other writers changed the rows being filled on several attempts in a row.
     """
+    table.checkout_latest()
     _require_source(table.schema, source)
     if column not in table.schema.names:
+        if not column or "." in column:
+            raise ColumnError(f"a column's name is not empty and has no dot, got {column!r}")
         lance.add_hidden_column(table, column, encoder.data_type)
-    elif not table.schema.field(column).type.equals(encoder.data_type):
+    if not table.schema.field(column).type.equals(encoder.data_type):
         raise ColumnError(
             f"column {column!r} exists as {table.schema.field(column).type}; this encoder makes {encoder.data_type}. "
             f"Choose another name, or drop it first: table.drop_columns([{column!r}])"
         )
-    attempts: Counter[int] = Counter()
     tally = _Tally(progress)
+    try:
+        _fill(table, column, source, encoder, tally)
+    finally:
+        table.checkout_latest()  # what was committed shows through the caller's table, whatever happened after
+    return BackfillResult(column, tally.encoded, tally.without_text, tally.fragments)
+
+
+def _fill(table: Table, column: str, source: str, encoder: ColumnEncoder, tally: _Tally) -> None:
+    thwarted = 0
     while missing := lance.fragments_missing(data := lance.dataset(table), column, source):
         tally.expect(sum(data.get_fragment(i).count_rows() for i in missing))
         for fragment_id in missing:
-            attempts[fragment_id] += 1
-            if attempts[fragment_id] > ATTEMPTS:
+            if _fill_fragment(table, fragment_id, column, source, encoder, tally):
+                thwarted = 0
+                continue
+            thwarted += 1
+            if thwarted == ATTEMPTS:
                 raise ConflictError(
-                    f"fragment {fragment_id} was changed by other writers on each of {ATTEMPTS} attempts to fill "
+                    f"other writers changed the rows being filled on each of {ATTEMPTS} attempts in a row to fill "
                     f"{column!r}. Nothing is lost: run this again when fewer updates arrive."
                 )
-            if not _fill_fragment(table, fragment_id, column, source, encoder, tally):
-                break  # fragments may have been rewritten: look again at what is missing
-    table.checkout_latest()
-    return BackfillResult(column, tally.encoded, tally.without_text, tally.fragments)
+            break  # fragments may have been rewritten: look again at what is missing
 
 
 class _Tally:
@@ -186,9 +198,21 @@ def _fragment_values(
 
 
 def _encoded(encoder: ColumnEncoder, texts: list[str]) -> pa.Array:
-    values = encoder.encode(texts) if texts else pa.array([], encoder.storage)
-    if len(values) != len(texts):
-        raise ModelError(f"the encoder answered with {len(values)} values for {len(texts)} texts")
+    if not texts:
+        return pa.array([], encoder.storage)
+    try:
+        values = encoder.encode(texts)
+    except LanceRerankError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the encoder failed on {len(texts)} texts: {type(error).__name__}: {error}. What was committed before "
+            "stays; run this again to go on. The cause is chained to this error."
+        ) from error
+    if len(values) != len(texts) or values.null_count:
+        raise ModelError(
+            f"the encoder answered with {len(values)} values, {values.null_count} of them null, for {len(texts)} texts"
+        )
     return values
 
 

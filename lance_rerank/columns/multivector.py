@@ -33,14 +33,24 @@ class MultivectorColumn:
         documents = self._encoder.encode_documents(texts)
         if len(documents) != len(texts):
             raise ModelError(f"{self._encoder} answered with {len(documents)} documents for {len(texts)} texts")
+        for document in documents:
+            if document.ndim != 2 or document.shape[1] != self._encoder.dim:
+                raise ModelError(
+                    f"{self._encoder} answered with vectors of shape {document.shape} for a text; "
+                    f"(n_tokens, {self._encoder.dim}) was expected"
+                )
         offsets = np.concatenate([[0], np.cumsum([len(document) for document in documents])]).astype(np.int32)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(self._flat(documents)), self._encoder.dim)
         return pa.ListArray.from_arrays(pa.array(offsets), vectors).cast(self.storage)
 
     def _flat(self, documents: list[FloatArray]) -> np.ndarray[Any, Any]:
-        flat = np.concatenate([document.reshape(-1) for document in documents]).astype(self._numpy_type)
-        if not np.isfinite(flat).all():
+        numbers = np.concatenate([document.reshape(-1) for document in documents])
+        if not np.isfinite(numbers).all():
             raise ModelError(f"{self._encoder} answered with NaN or infinite numbers; try precision='float32'")
+        with np.errstate(over="ignore"):
+            flat = numbers.astype(self._numpy_type)
+        if not np.isfinite(flat).all():
+            raise ModelError(f"{self._encoder} answered with numbers too large for {flat.dtype}; use dtype='float32'")
         return flat
 
 

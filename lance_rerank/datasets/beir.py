@@ -132,7 +132,7 @@ class Dataset:
             raise DatasetError(
                 f"data set {self.name!r} was made without a corpus; hand one to Dataset.from_memory(..., corpus=...)"
             )
-        return _documents(_existing(self.folder / "corpus.jsonl"))
+        return (document for _, document in numbered_documents(_existing(self.folder / "corpus.jsonl")))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -308,18 +308,20 @@ def _qrel(place: _Place, columns: list[str]) -> Qrel:
 
 def _query_rows(path: Path) -> Iterator[tuple[_Place, Query]]:
     expected = '{"_id": "q1", "text": "..."}'
-    for place, row in _objects(path, expected):
+    for place, row in json_objects(path, expected):
         yield place, Query(_identifier(place, row, expected), _string(place, row, "text", expected))
 
 
-def _documents(path: Path) -> Iterator[Document]:
+def numbered_documents(path: Path) -> Iterator[tuple[_Place, Document]]:
+    """Yield the documents of a ``corpus.jsonl``, each with the place it was read at."""
     expected = '{"_id": "d1", "title": "...", "text": "..."}'
-    for place, row in _objects(path, expected):
+    for place, row in json_objects(path, expected):
         title = "" if row.get("title") is None else _string(place, row, "title", expected)
-        yield Document(_identifier(place, row, expected), _string(place, row, "text", expected), title)
+        yield place, Document(_identifier(place, row, expected), _string(place, row, "text", expected), title)
 
 
-def _objects(path: Path, expected: str) -> Iterator[tuple[_Place, dict[str, Any]]]:
+def json_objects(path: Path, expected: str) -> Iterator[tuple[_Place, dict[str, Any]]]:
+    """Yield the objects of a file of JSON lines, each with the place it was read at."""
     for place, line in _lines(path):
         try:
             row = json.loads(line)

@@ -130,6 +130,7 @@ class _PlainBackend:
         model.to(models.compute_dtype(settings.precision, device)).eval()
         logger.info("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
         self._tokenizer = model.tokenizer
+        self._tokenizer.padding_side = "right"  # so that a text's tokens stand where they stand without padding
         self._transformer = model[0].auto_model
         self._device = device
         self._settings = settings

@@ -73,7 +73,7 @@ class BaseReranker(Reranker):
     # --- the hooks ---------------------------------------------------------------------------------------------
 
     def score_texts(self, query: str, texts: list[str]) -> Scores:
-        """Return one score a text, higher is better. The texts are never null or blank.
+        """Return one score a text, higher is better, None where it cannot be scored. No text is null or blank.
 
         This is the hook of a text reranker. Raise any error; it reaches the user as the cause of a `ModelError`.
         """
@@ -93,7 +93,7 @@ class BaseReranker(Reranker):
         scores = np.full(len(texts), np.nan, np.float32)
         if readable:
             answer = self.score_texts(query, [text for text in texts if text is not None])
-            scores[readable] = self._checked(answer, len(readable), "texts").to_numpy()
+            scores[readable] = self._checked(answer, len(readable), "texts").to_numpy(zero_copy_only=False)
         return pa.array(scores, from_pandas=True)
 
     def score_candidates(self, query: str | None, candidates: arrow.Candidates) -> Scores:
@@ -171,7 +171,7 @@ class BaseReranker(Reranker):
         query : str, optional
             The query as text; rank fusion needs none.
         deduplicate : bool, default True
-            With False, tables without ``_rowid`` are accepted and rows found twice come twice.
+            With False, tables without ``_rowid`` are accepted, and their rows that were found twice come twice.
 
         Raises
         ------
@@ -208,19 +208,9 @@ class BaseReranker(Reranker):
 
     def _checked(self, scores: Scores, expected: int, what: str) -> pa.Array:
         """Return scores as float32 with nulls, or raise if they cannot be ranked by."""
-        if isinstance(scores, pa.ChunkedArray):
-            scores = scores.combine_chunks()
-        if not isinstance(scores, pa.Array):
-            values = np.asarray(scores, dtype=np.float32)
-            if values.ndim != 1:
-                raise ModelError(
-                    f"{self} answered with scores of shape {values.shape} for {expected} {what}; one number each was "
-                    "expected. A model with several labels is no reranker: use one with a single output."
-                )
-            scores = pa.array(values)
+        scores = self._as_array(scores, expected, what)
         if len(scores) != expected:
             raise ModelError(f"{self} answered with {len(scores)} scores for {expected} {what}")
-        scores = scores.cast(pa.float32())
         wrong = np.flatnonzero(np.isnan(scores.to_numpy(zero_copy_only=False)) & scores.is_valid().to_numpy(False))
         if len(wrong):
             raise ModelError(
@@ -229,6 +219,27 @@ class BaseReranker(Reranker):
             )
         return scores
 
+    def _as_array(self, scores: Scores, expected: int, what: str) -> pa.Array:
+        """Return scores as float32, null where a list has None."""
+        try:
+            if isinstance(scores, pa.ChunkedArray):
+                scores = scores.combine_chunks()
+            if isinstance(scores, pa.Array):
+                return scores.cast(pa.float32())
+            values = np.asarray(scores, dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:  # Arrow's errors are of these kinds too
+            raise ModelError(
+                f"{self} answered with a {type(scores).__name__} for {expected} {what}, where one number each was "
+                f"expected; these are no numbers: {error}"
+            ) from error
+        if values.ndim != 1:
+            raise ModelError(
+                f"{self} answered with a {type(scores).__name__} of shape {values.shape} for {expected} {what}; one "
+                "number each was expected. A model with several labels is no reranker: use one with a single output."
+            )
+        unscored = [score is None for score in scores] if isinstance(scores, list | tuple) else None
+        return pa.array(values, mask=None if unscored is None else np.array(unscored, bool))
+
     def require_row_ids(self, rows: pa.Table) -> None:
         """Raise `RowIdError` unless the rows carry the row ids this reranker reads by."""
         if arrow.ROW_ID not in rows.column_names:
@@ -236,3 +247,11 @@ class BaseReranker(Reranker):
                 f"{type(self).__name__} reads by row id, and this search returned none: LanceDB's async vector and "
                 "full-text queries leave them out. Add .with_row_id() to the query, or use Retriever.aretrieve."
             )
+
+
+def columns_read(reranker: object) -> tuple[str, ...]:
+    """Return the columns that a reranker, ours or one of LanceDB's, needs among the rows."""
+    if isinstance(reranker, BaseReranker):
+        return reranker.reads
+    column = getattr(reranker, "column", None)  # LanceDB's own say only by convention what they read
+    return (column,) if isinstance(column, str) else ()

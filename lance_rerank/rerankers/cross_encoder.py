@@ -122,7 +122,9 @@ class CrossEncoderReranker(BaseReranker):
         import torch
 
         model, activation = self.model, self._activation
-        lengths = [len(ids) for ids in model.tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]]
+        around = len(model.tokenizer(query, "", truncation=True)["input_ids"])  # the query and special tokens
+        tokens = model.tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]
+        lengths = [min(around + len(ids), model.tokenizer.model_max_length) for ids in tokens]
         scores = np.empty(len(texts), np.float32)
         for batch in models.batches_by_length(lengths, self.token_budget, self.batch_size):
             logits = model.predict(

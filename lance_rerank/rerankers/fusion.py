@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from lance_rerank.errors import ArgumentError
 from lance_rerank.rerankers.base import BaseReranker, Scores
 
 ReturnScore = Literal["relevance", "all"]
+AnyFloats: TypeAlias = "npt.NDArray[np.floating[Any]]"
 
 
 class _FusionReranker(BaseReranker):
@@ -149,8 +150,9 @@ class LinearCombinationReranker(_FusionReranker):
 
     def score_candidates(self, query: str | None, candidates: arrow.Candidates) -> Scores:  # noqa: ARG002
         """Return the weighted sum; with one leg, that leg's normalised score."""
-        similarity = 1 - arrow.normalised(arrow.score_column(candidates.rows, arrow.DISTANCE))
-        lexical = arrow.normalised(arrow.score_column(candidates.rows, arrow.SCORE))
+        # in float64 as LanceDB does, since rounding decides what ties
+        similarity = 1 - arrow.normalised(arrow.score_column(candidates.rows, arrow.DISTANCE)).astype(np.float64)
+        lexical = arrow.normalised(arrow.score_column(candidates.rows, arrow.SCORE)).astype(np.float64)
         if np.isnan(similarity).all():
             return lexical
         if np.isnan(lexical).all():
@@ -220,7 +222,5 @@ def _checked_weight(weight: float) -> float:
     return weight
 
 
-def _weighted(
-    weight: float, vector: npt.NDArray[np.float32], lexical: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _weighted(weight: float, vector: AnyFloats, lexical: AnyFloats) -> AnyFloats:
     return weight * vector + (1 - weight) * lexical

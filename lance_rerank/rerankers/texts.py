@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from string import Formatter
 from typing import Any
 
@@ -30,7 +30,7 @@ class TextSource:
         if isinstance(column, str) and "{" in column:
             self._parts = _parse(column)
         else:
-            names = [column] if isinstance(column, str) else list(column)
+            names = [column] if isinstance(column, str) or not isinstance(column, Iterable) else list(column)
             if not names or not all(isinstance(name, str) and name for name in names):
                 raise ArgumentError(f"column must be a column name, a list of names or a template, got {column!r}")
             self._parts = [("\n" if i else "", name) for i, name in enumerate(names)]
@@ -66,12 +66,13 @@ class TextSource:
 
 def _parse(template: str) -> list[tuple[str, str]]:
     try:
-        parts = [(literal, path or "") for literal, path, _, _ in Formatter().parse(template)]
+        fields = [(literal, path) for literal, path, _, _ in Formatter().parse(template)]
     except ValueError as error:
         raise ArgumentError(f"column template {template!r} is malformed: {error}") from error
-    if not any(path for _, path in parts):
+    paths = [path for _, path in fields if path is not None]
+    if not paths or not all(paths):
         raise ArgumentError(f"column template {template!r} names no column; write for example '{{title}}\\n{{text}}'")
-    return parts
+    return [(literal, path or "") for literal, path in fields]
 
 
 def _reach(row: dict[str, Any], path: str) -> Any:
@@ -92,7 +93,7 @@ def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{name}: {_as_text(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(_as_text(part) for part in value)
+        return ", ".join(_as_text(part) for part in value if part is not None)
     if isinstance(value, bytes):
         raise ColumnError("a binary column cannot be read as text; choose a string column")
     return str(value)

@@ -14,8 +14,9 @@ from lancedb.table import AsyncTable
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, QueryError
-from lance_rerank.rerankers.base import BaseReranker
+from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.types import FloatArray
 
 DEFAULT_CANDIDATES = 100
 Normalize = Literal["score", "rank"]
@@ -25,8 +26,6 @@ class _Candidates(lance.HybridSeams):
     """What `candidates` and `rerank` mean, for the sync and the async builder."""
 
     _candidates = DEFAULT_CANDIDATES
-    _reranker: Any
-    _norm: Any
 
     def candidates(self, n: int) -> Self:
         """Fetch at least `n` rows from each leg, whatever the limit.
@@ -41,12 +40,11 @@ class _Candidates(lance.HybridSeams):
 
     def projection(self, schema: pa.Schema, selected: lance.Projection) -> lance.Projection:
         """Return the selected columns plus those the reranker reads; without a selection, all but hidden ones."""
-        asked = self._reranker.reads if isinstance(self._reranker, BaseReranker) else ()
-        reads = [name for name in asked if name in schema.names]
+        reads = [name for name in columns_read(self.reranker) if name in schema.names]
         if selected is None:
             visible = lance.visible_columns(schema)
             wanted = visible + [name for name in reads if name not in visible]
-            return None if wanted == schema.names else wanted
+            return None if visible == schema.names else wanted
         missing = [name for name in reads if name not in selected]
         if isinstance(selected, dict):
             return selected | {name: name for name in missing}
@@ -54,12 +52,12 @@ class _Candidates(lance.HybridSeams):
 
     def combine(self, query: object, vector_results: pa.Table, fts_results: pa.Table, page: slice) -> pa.Table:
         """Return the page of the reranked union."""
-        reranker = self._reranker
+        reranker = self.reranker
         if not isinstance(reranker, BaseReranker):
-            return lance.lancedb_combine(query, vector_results, fts_results, page, reranker, self._norm)
+            return lance.lancedb_combine(query, vector_results, fts_results, page, reranker, self.normalize)
         candidates = arrow.union([vector_results, fts_results])
         rows = candidates.rows
-        if self._norm == "rank":
+        if self.normalize == "rank":
             legs = [lance.by_rank(vector_results, arrow.DISTANCE), lance.by_rank(fts_results, arrow.SCORE)]
             candidates = arrow.union(legs)
         ranked = arrow.ranked(rows, reranker.relevance(query, candidates))
@@ -73,8 +71,7 @@ class HybridQuery(_Candidates, lance.HybridBuilder):
 
     def __init__(self, table: Any, query: Any, vector_column: str, fts_columns: Any) -> None:
         super().__init__(table, query, vector_column, fts_columns=fts_columns)
-        self._norm = "score"
-        self._reranker = RRFReranker()
+        self.rerank()
 
     def rerank(self, reranker: Reranker | None = None, normalize: Normalize = "score") -> Self:
         """Rerank the union of both legs; without an argument by reciprocal rank fusion.
@@ -84,20 +81,22 @@ class HybridQuery(_Candidates, lance.HybridBuilder):
         """
         super().rerank(reranker or RRFReranker(), normalize)
         if isinstance(reranker, BaseReranker):  # that it needs row ids does not mean that the caller wants them
-            self._with_row_id = self._caller_requested_row_id or reranker.return_score == "all"
+            self.return_row_ids(reranker.return_score == "all")
         return self
 
 
 class AsyncHybridQuery(_Candidates, lance.AsyncHybridBuilder):
     """LanceDB's async hybrid query that over-fetches and reranks off the event loop; made by `hybrid_async`."""
 
-    def __init__(self, inner: Any, table: AsyncTable) -> None:
+    def __init__(self, inner: Any, table: AsyncTable, words: str) -> None:
         super().__init__(inner, table)
-        self._reranker = RRFReranker()
+        self.words = words
+        self.rerank()
 
     def rerank(self, reranker: Reranker | None = None, normalize: Normalize = "score") -> Self:
         """Rerank the union of both legs in a thread; without an argument by reciprocal rank fusion."""
         super().rerank(reranker or RRFReranker(), normalize)
+        self.return_row_ids(isinstance(reranker, BaseReranker) and reranker.return_score == "all")
         return self
 
 
@@ -136,11 +135,11 @@ def hybrid(
         The table or the query cannot be searched this way; the message says what to do.
     """
     lance.require_sync_table(table, "hybrid")
-    dim = None if vector is None else int(np.shape(vector)[-1])
-    column = lance.the_vector_column(table.schema, vector_column_name, dim)
+    numbers = None if vector is None else _as_vector(vector)
+    column = lance.the_vector_column(table.schema, vector_column_name, None if numbers is None else numbers.shape[-1])
     builder = HybridQuery(table, query, column, [fts_columns] if isinstance(fts_columns, str) else fts_columns)
-    if vector is not None:
-        builder.vector(np.asarray(vector, np.float32))
+    if numbers is not None:
+        builder.vector(numbers)
     elif isinstance(query, str) and query.strip():
         builder.vector(lance.embed_query(table.embedding_functions, column, query))
     return builder
@@ -161,14 +160,23 @@ async def hybrid_async(
     """
     import asyncio
 
+    lance.require_async_table(table, "hybrid_async")
     text = lance.query_text(query)
     if text is None or not text.strip():
         raise QueryError("the query is empty: a hybrid search needs words to search for")
-    dim = None if vector is None else int(np.shape(vector)[-1])
-    column = lance.the_vector_column(await table.schema(), vector_column_name, dim)
-    if vector is None:
+    numbers = None if vector is None else _as_vector(vector)
+    schema = await table.schema()
+    column = lance.the_vector_column(schema, vector_column_name, None if numbers is None else numbers.shape[-1])
+    if numbers is None:
         functions = await table.embedding_functions()
-        vector = await asyncio.to_thread(lance.embed_query, functions, column, text)
-    return AsyncHybridQuery(
-        await lance.async_hybrid_inner(table, np.asarray(vector, np.float32), column, query, fts_columns), table
-    )
+        numbers = await asyncio.to_thread(lance.embed_query, functions, column, text)
+    return AsyncHybridQuery(await lance.async_hybrid_inner(table, numbers, column, query, fts_columns), table, text)
+
+
+def _as_vector(vector: npt.ArrayLike) -> FloatArray:
+    numbers = np.asarray(vector, np.float32)
+    if numbers.ndim not in (1, 2):
+        raise ArgumentError(
+            f"vector has the shape (dim,), or (n_tokens, dim) for a multivector column; got {numbers.shape}"
+        )
+    return numbers

@@ -13,8 +13,8 @@ import pyarrow as pa
 from lancedb.rerankers import Reranker
 
 from lance_rerank import arrow, lance
-from lance_rerank.errors import ArgumentError, ColumnError, QueryError
-from lance_rerank.rerankers.base import BaseReranker
+from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
+from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
 from lance_rerank.search.trace import Candidate, Stopwatch, Trace
 from lance_rerank.types import Encoder, FloatArray, Hit
@@ -83,7 +83,7 @@ class Retriever:
     ) -> None:
         if query_type not in get_args(QueryType):
             raise ArgumentError(f"query_type must be one of {', '.join(get_args(QueryType))}, got {query_type!r}")
-        if candidates < 1:
+        if not isinstance(candidates, int) or isinstance(candidates, bool) or candidates < 1:
             raise ArgumentError(f"candidates must be at least 1, got {candidates!r}")
         self.table = lance.require_sync_table(table, "Retriever")
         self.query_type = query_type
@@ -137,7 +137,7 @@ class Retriever:
             _require_words(query)
         if self.encoder is None or not self.vector_columns or not queries:
             return [self.retrieve(query, k) for query in queries]
-        vectors = self.encoder.encode_queries(queries)
+        vectors = self._encoded(queries)
         return [list(self._run(query, k, vector).hits) for query, vector in zip(queries, vectors, strict=True)]
 
     async def aretrieve(self, query: str, k: int = 10) -> list[Hit]:
@@ -150,7 +150,7 @@ class Retriever:
 
     def _run(self, query: str, k: int, vector: FloatArray | None) -> Trace:
         _require_words(query)
-        if k < 1:
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ArgumentError(f"k must be at least 1, got {k!r}")
         watch = Stopwatch()
         with watch.stage("encode"):
@@ -174,17 +174,19 @@ class Retriever:
     @property
     def _columns(self) -> list[str]:
         """What the legs fetch: the id, what is selected, and what the reranker reads."""
-        if isinstance(self.reranker, BaseReranker):
-            reads: tuple[str, ...] = self.reranker.reads
-        else:  # LanceDB's own rerankers say only by convention what they read
-            column = getattr(self.reranker, "column", None)
-            reads = (column,) if isinstance(column, str) else ()
-        present = [name for name in reads if name in self.table.schema.names]
+        present = [name for name in columns_read(self.reranker) if name in self.table.schema.names]
         return list(dict.fromkeys([self.id_column, *self.select, *present]))
+
+    def _encoded(self, queries: Sequence[str]) -> FloatArray:
+        assert self.encoder is not None
+        vectors = self.encoder.encode_queries(queries)
+        if len(vectors) != len(queries):
+            raise ModelError(f"{self.encoder} answered with {len(vectors)} vectors for {len(queries)} queries")
+        return vectors
 
     def _query_vectors(self, query: str, vector: FloatArray | None) -> dict[str, FloatArray]:
         if self.encoder is not None and vector is None and self.vector_columns:
-            vector = self.encoder.encode_queries([query])[0]
+            vector = self._encoded([query])[0]
         functions = self.table.embedding_functions if vector is None and self.vector_columns else {}
         return {
             column: lance.embed_query(functions, column, query) if vector is None else vector
@@ -236,13 +238,23 @@ class Retriever:
         """Rerank with a class that is not ours, through the methods LanceDB calls."""
         if candidates.n_rows == 0:
             return _first_stage(query, candidates)
-        if self.query_type == "hybrid" and len(legs) == 2:
-            return lance.lancedb_combine(query, legs[0], legs[1], slice(0, candidates.n_rows), reranker, "score")
-        if self.query_type == "fts":
-            return reranker.rerank_fts(query, legs[0])
-        if len(legs) == 1:
-            return reranker.rerank_vector(query, legs[0])
-        return reranker.rerank_multivector(legs, query, deduplicate=True)
+        try:
+            if self.query_type == "hybrid" and len(legs) == 2:
+                return lance.lancedb_combine(query, legs[0], legs[1], slice(0, candidates.n_rows), reranker, "score")
+            if self.query_type == "fts":
+                ranked = reranker.rerank_fts(query, legs[0])
+            elif len(legs) == 1:
+                ranked = reranker.rerank_vector(query, legs[0])
+            else:
+                ranked = reranker.rerank_multivector(legs, query, deduplicate=True)
+        except NotImplementedError as error:
+            raise UnsupportedError(
+                f"LanceDB's {reranker} does not rerank a {self.query_type} search ({error}); the class of that name in "
+                "lance_rerank, if there is one, does"
+            ) from error
+        if arrow.RELEVANCE not in ranked.column_names:
+            raise ModelError(f"{type(reranker).__name__} answered without the column {arrow.RELEVANCE!r}")
+        return ranked
 
     def _hits(self, rows: pa.Table) -> tuple[Hit, ...]:
         scores = rows.column(arrow.RELEVANCE).to_pylist()
@@ -254,16 +266,17 @@ class Retriever:
         )
 
     def _candidates(self, ranked: pa.Table, candidates: arrow.Candidates, legs: list[str]) -> tuple[Candidate, ...]:
-        arrived = candidates.rows.column(self.id_column).to_pylist()
+        # rows may share an id, as passages of one document do; a foreign reranker may drop the row ids
+        key = arrow.ROW_ID if arrow.ROW_ID in ranked.column_names else self.id_column
         ranks = {
-            doc_id: {leg: int(rank) for leg, rank in zip(legs, column, strict=True) if rank}
-            for doc_id, column in zip(arrived, candidates.ranks.T, strict=True)
+            value: {leg: int(rank) for leg, rank in zip(legs, column, strict=True) if rank}
+            for value, column in zip(candidates.rows.column(key).to_pylist(), candidates.ranks.T, strict=True)
         }
-        ids = ranked.column(self.id_column).to_pylist()
+        keys, ids = ranked.column(key).to_pylist(), ranked.column(self.id_column).to_pylist()
         scores = ranked.column(arrow.RELEVANCE).to_pylist()
         return tuple(
-            Candidate(str(doc_id), ranks.get(doc_id, {}), rank, score)
-            for rank, (doc_id, score) in enumerate(zip(ids, scores, strict=True), 1)
+            Candidate(str(doc_id), ranks.get(value, {}), rank, score)
+            for rank, (value, doc_id, score) in enumerate(zip(keys, ids, scores, strict=True), 1)
         )
 
 
