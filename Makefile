@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# PyLate takes one of several releases of torch; tests and figures are of this one.
+TORCH := torch==2.11.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench clean
@@ -13,7 +15,7 @@ help:  ## list the targets
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev,demo,pylate]'
+	$(BIN)/python -m pip install --quiet -e '.[dev,demo,pylate]' '$(TORCH)'
 	@touch $@
 
 demo: $(STAMP)  ## build a searchable table from Python's own documentation and compare four ways to search it

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_rerank import models
@@ -30,6 +30,7 @@ class TestBatchesByLength:
     def test_no_texts_make_no_batch(self):
         assert models.batches_by_length([], token_budget=10, batch_size=8) == []
 
+    @settings(deadline=None)
     @given(lengths=LENGTHS, token_budget=st.integers(1, 2000), batch_size=st.integers(1, 40))
     def test_each_position_once_within_budget_and_size(self, lengths, token_budget, batch_size):
         batches = models.batches_by_length(lengths, token_budget, batch_size)
@@ -39,6 +40,7 @@ class TestBatchesByLength:
             padded = max(lengths[i] for i in batch) * len(batch)
             assert padded <= token_budget or len(batch) == 1
 
+    @settings(deadline=None)
     @given(lengths=LENGTHS)
     def test_longest_first(self, lengths):
         order = [lengths[i] for batch in models.batches_by_length(lengths, 500, 8) for i in batch]

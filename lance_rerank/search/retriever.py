@@ -45,7 +45,7 @@ class Retriever:
         Each is a leg of its own. Needed when the table has several; by default the only one.
     fts_columns : str or list of str, optional
         The full-text columns to search; by default all that are indexed.
-    select : sequence of str, optional
+    select : str or sequence of str, optional
         More columns for `Hit.row`, besides the id and what the reranker reads.
     name : str, optional
         By default the recipe in words.
@@ -78,7 +78,7 @@ class Retriever:
         encoder: Encoder | None = None,
         vector_columns: str | Sequence[str] | None = None,
         fts_columns: str | list[str] | None = None,
-        select: Sequence[str] = (),
+        select: str | Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         if query_type not in get_args(QueryType):
@@ -92,7 +92,7 @@ class Retriever:
         self.id_column = id_column
         self.encoder = encoder
         self.fts_columns = fts_columns
-        self.select = tuple(select)
+        self.select = (select,) if isinstance(select, str) else tuple(select)
         schema = self.table.schema
         for column in (id_column, *self.select):
             if column not in schema.names:
@@ -258,7 +258,7 @@ class Retriever:
 
     def _hits(self, rows: pa.Table) -> tuple[Hit, ...]:
         scores = rows.column(arrow.RELEVANCE).to_pylist()
-        columns = [name for name in rows.column_names if not name.startswith("_") and name in self._columns]
+        columns = [name for name in rows.column_names if name in self._columns]
         records = rows.select(columns).to_pylist()
         return tuple(
             Hit(str(record[self.id_column]), score, rank, record)

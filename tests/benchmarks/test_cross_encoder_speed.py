@@ -64,7 +64,8 @@ def test_cross_encoder_in_bfloat16_ranks_as_in_float32(squad, squad_cross_encode
         same_top += set(np.argsort(-a)[:10]) == set(np.argsort(-b)[:10])
     print(
         f"\n  bfloat16 against float32, {len(queries)} queries x 100 passages: "
-        f"Spearman mean {np.mean(correlations):.5f}, least {min(correlations):.5f}; same top 10 on {same_top / len(queries):.0%}"
+        f"Spearman mean {np.mean(correlations):.5f}, least {min(correlations):.5f}; "
+        f"same top 10 on {same_top / len(queries):.0%}"
     )
     assert np.mean(correlations) >= 0.999
     assert same_top / len(queries) >= 0.95

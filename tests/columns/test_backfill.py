@@ -473,6 +473,11 @@ class TestArguments:
         with pytest.raises(ColumnError, match=r"exists as .*halffloat.*drop_columns"):
             fill(table, encoder, dtype="float32")
 
+    def test_a_column_that_is_not_hidden_is_refused(self, table, encoder):
+        table.add_columns(pa.field("colbert", pa.list_(pa.list_(pa.float16(), 4))))
+        with pytest.raises(ColumnError, match=r"exists as list.*this encoder makes .*fixed_shape_tensor"):
+            fill(table, encoder)
+
     def test_a_column_of_another_dimension_is_refused(self, table, encoder):
         fill(table, encoder)
         encoder.dim = 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_rerank.errors import ColumnError
@@ -77,6 +77,7 @@ class TestByHand:
 
 
 class TestAgainstTheDefinition:
+    @settings(deadline=None)
     @given(lengths=st.lists(st.integers(-1, 5), max_size=12), query=st.integers(1, 4), seed=st.integers(0, 99))
     def test_on_ragged_documents(self, lengths, query, seed):
         rng = np.random.default_rng(seed)
@@ -84,6 +85,7 @@ class TestAgainstTheDefinition:
         tokens = rng.standard_normal((query, DIM)).astype(np.float32)
         assert_scores(arrow_column(documents), tokens, documents)
 
+    @settings(deadline=None)
     @given(
         lengths=st.lists(st.integers(-1, 4), min_size=3, max_size=12),
         cut=st.tuples(st.integers(0, 3), st.integers(0, 9)),
@@ -94,6 +96,7 @@ class TestAgainstTheDefinition:
         column = arrow_column(documents).slice(*cut)
         assert_scores(column, QUERY, documents[cut[0] : cut[0] + cut[1]])
 
+    @settings(deadline=None)
     @given(
         chunks=st.lists(st.lists(st.integers(-1, 4), max_size=5), max_size=4),
         hidden=st.booleans(),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import lance_rerank as lr
-from lance_rerank import arrow
+from lance_rerank import arrow, lance
 from lance_rerank.errors import ColumnError, QueryError, RowIdError, UnsupportedError
 
 VECTOR = np.linspace(-1, 1, 8).astype(np.float32)
@@ -225,6 +225,20 @@ class TestRowsWithoutVectors:
         rows = stored.search(VECTOR).select(COLUMNS).limit(60).rerank(late, query_string=QUERY).to_arrow()
         assert_scored_by_maxsim(rows, encoder)
         assert sum(score is None for score in rows[arrow.RELEVANCE].to_pylist()) <= 3
+
+    def test_stable_row_ids_that_are_not_in_storage_order(self, tmp_path, encoder):
+        db = lancedb.connect(tmp_path / "stable", storage_options={"new_table_enable_stable_row_ids": "true"})
+        words = ["rotate", "the api", "keys", "bread", "a cat", "api keys", "rotate keys", "x"]
+        table = db.create_table("t", [{"id": i, "text": word, "vector": VECTOR} for i, word in enumerate(words)])
+        table.update(where="id IN (0, 3)", values={"vector": (-VECTOR).tolist()})  # moves them behind the others
+        lr.add_multivector_column(table, encoder=encoder)
+        late = lr.LateInteractionReranker(encoder, table=table)
+        ids = np.arange(8, dtype=np.uint64)
+        taken = lance.take_rows(table, ids, ["text"])
+        assert taken["_rowid"].to_pylist() != sorted(taken["_rowid"].to_pylist()), "else this shows nothing"
+        rows = table.search(VECTOR).select(COLUMNS).rerank(late, query_string=QUERY).to_arrow()
+        assert rows.num_rows == 8
+        assert_scored_by_maxsim(rows, encoder)
 
     def test_no_results_at_all(self, stored, late):
         rows = stored.search(VECTOR).select(COLUMNS).where("id > 9999").rerank(late, query_string=QUERY).to_arrow()

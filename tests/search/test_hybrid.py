@@ -230,6 +230,13 @@ class TestWhere:
         rows = search(docs, "zebra").distance_range(upper_bound=nearest[2]).limit(50).to_arrow()
         assert rows.num_rows == 2, "no text has a zebra, and the bound itself is left out"
 
+    async def test_async_filters_after_the_search_and_by_distance_too(self, docs, adocs):
+        after = (await asearch(adocs)).candidates(20).where("lang = 'de'").postfilter().limit(40)
+        before = search(docs).candidates(20).where("lang = 'de'", prefilter=False).limit(40)
+        assert ids(await after.to_arrow()) == ids(before.to_arrow())
+        near = (await asearch(adocs, "zebra")).distance_range(upper_bound=3.2).limit(50)
+        assert ids(await near.to_arrow()) == ids(search(docs, "zebra").distance_range(upper_bound=3.2).to_arrow())
+
     def test_an_empty_table(self, db):
         schema = pa.schema([("id", pa.int64()), ("text", pa.string()), ("vector", pa.list_(pa.float32(), 8))])
         table = db.create_table("empty", schema=schema)
@@ -447,6 +454,17 @@ class TestTheQuery:
         assert one.query == "api keys"
         assert (await (await asearch(adocs, query)).rerank(other).to_arrow()).equals(rows)
         assert other.query == "api keys"
+
+    def test_a_phrase(self, docs):
+        docs.create_index("text", config=FTS(with_position=True, remove_stop_words=False), replace=True)
+        reranker = Shuffling(return_score="all")
+        rows = search(docs, "dog the cat").phrase_query().rerank(reranker).to_arrow()
+        assert rows["_score"].null_count == rows.num_rows, "the texts say: the cat and the dog"
+        rows = search(docs, "the cat and").phrase_query().rerank(reranker).limit(200).to_arrow()
+        phrased = [row["text"] for row in rows.to_pylist() if row["_score"] is not None]
+        assert len(phrased) == 30
+        assert all("the cat and" in text for text in phrased)
+        assert reranker.query == "the cat and"
 
     @pytest.mark.parametrize("query", ["", "  \n", MatchQuery("", "text")])
     async def test_an_empty_one_is_refused(self, docs, adocs, query):

@@ -210,6 +210,15 @@ class TestHits:
         hits = lr.Retriever(table, query_type="fts", reranker=Shortest()).retrieve("cat")
         assert [(hit.doc_id, hit.score) for hit in hits] == [("2", -1), ("0", -9), ("1", None)]
 
+    def test_an_id_column_with_an_underscore(self, db):
+        table = db.create_table("mongo", [{"_id": "a1", "text": "cat"}])
+        table.create_index("text", config=FTS())
+        hit = lr.Retriever(table, query_type="fts", id_column="_id").retrieve("cat")[0]
+        assert (hit.doc_id, hit.row) == ("a1", {"_id": "a1"})
+
+    def test_one_column_may_be_selected_by_its_name(self, docs):
+        assert list(retriever(docs, select="lang").retrieve(QUERY)[0].row) == ["id", "lang"]
+
     def test_another_id_column(self, docs):
         assert {hit.doc_id for hit in retriever(docs, id_column="lang").retrieve(QUERY)} <= {"en", "de"}
 
