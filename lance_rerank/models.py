@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -119,3 +123,60 @@ def batches_by_length(lengths: Sequence[int], token_budget: int, batch_size: int
         batches[-1].append(position)
         room -= 1
     return batches
+
+
+def forward_batches(
+    forward: Callable[[list[int]], None], lengths: Sequence[int], device: str, token_budget: int | None, batch_size: int
+) -> None:
+    """Call `forward` with the positions of each batch of texts of similar length.
+
+    On a CPU batches run side by side, each on one core: the same work on the same cores ends a quarter sooner than
+    with all cores on one batch after another, and many times sooner where other processes keep a core busy, since no
+    core ever waits for another.
+
+    Parameters
+    ----------
+    forward : callable
+        Computes one batch; called from several threads.
+    lengths : sequence of int
+        Tokens of each text.
+    device : str
+        Where `forward` computes.
+    token_budget : int or None
+        Most tokens a batch, padding counted; by default 1,024 on a CPU and 16,384 elsewhere.
+    batch_size : int
+        Most texts a batch.
+    """
+    import torch
+
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    budget = token_budget or (1024 if device == "cpu" else 16_384)
+    if threads > 1:  # small work is shared out too
+        budget = min(budget, max(64, -(-sum(lengths) // threads)))
+    batches = batches_by_length(lengths, budget, batch_size)
+    if threads == 1 or len(batches) == 1:
+        for batch in batches:
+            forward(batch)
+        return
+    for _ in _one_core_threads(threads, os.getpid()).map(forward, batches):
+        pass
+
+
+@lru_cache(maxsize=1)
+def _one_core_threads(count: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 (a fork has none of the threads)
+    """Return a pool of threads in each of which torch computes on one core; the caller's thread keeps its setting."""
+    import torch
+
+    everyone = threading.Barrier(count + 1)
+
+    def settle() -> None:
+        torch.get_num_threads()  # settles the thread on the process's number, which would else overwrite ours later
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="lance_rerank_core", initializer=settle)
+    for _ in range(count):
+        pool.submit(int)
+    everyone.wait()
+    torch.set_num_threads(count)  # for this thread and those that come after
+    return pool

@@ -7,7 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for a model hub fails at once
 os.environ.setdefault("LANCEDB_LOG", "error")
 # torch's threads spin while they wait: on a busy machine two are many times slower than one
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import lancedb
 import numpy as np

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,45 @@ class TestComputeDtype:
     def test_an_unknown_precision_is_refused(self):
         with pytest.raises(ArgumentError, match=r"'float32'.*'float16'"):
             models.compute_dtype("float16", "cpu")
+
+
+class TestForwardBatches:
+    @pytest.fixture(autouse=True)
+    def _two_cores(self):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        yield
+        torch.set_num_threads(before)
+
+    def test_each_text_is_computed_once_on_threads_of_one_core(self):
+        seen, cores = [], set()
+
+        def forward(batch):
+            seen.extend(batch)
+            cores.add((threading.get_ident(), torch.get_num_threads()))
+
+        models.forward_batches(forward, [10] * 100, "cpu", 100, 8)
+        assert sorted(seen) == list(range(100))
+        assert {threads for _, threads in cores} == {1}
+        assert threading.get_ident() not in {thread for thread, _ in cores}
+
+    def test_the_callers_own_setting_is_left_alone(self):
+        models.forward_batches(lambda batch: None, [10] * 100, "cpu", 100, 8)
+        assert torch.get_num_threads() == 2
+
+    def test_a_single_text_needs_no_other_thread(self):
+        threads = set()
+        models.forward_batches(lambda batch: threads.add(threading.get_ident()), [10], "cpu", None, 8)
+        assert threads == {threading.get_ident()}
+
+    def test_an_error_of_one_batch_is_raised(self):
+        def forward(batch):
+            raise RuntimeError("out of memory")
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            models.forward_batches(forward, [10] * 100, "cpu", 100, 8)
+
+    def test_on_a_gpu_batches_are_large_and_one_after_another(self):
+        batches = []
+        models.forward_batches(batches.append, [100] * 200, "cuda", None, 512)
+        assert [len(batch) for batch in batches] == [163, 37]

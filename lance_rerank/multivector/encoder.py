@@ -52,8 +52,8 @@ class ColBERTEncoder:
         Where texts are cut off when a plain model allows more. ColBERT checkpoints bring their own lengths.
     batch_size : int, default 64
         Most texts a forward pass.
-    token_budget : int, default 8192
-        Most tokens a forward pass, padding counted.
+    token_budget : int, optional
+        Most tokens a forward pass, padding counted; by default 1,024 on a CPU and 16,384 elsewhere.
     trust_remote_code : bool, default False
         Run code that the model brings along.
 
@@ -79,7 +79,7 @@ class ColBERTEncoder:
         precision: models.Precision = "auto",
         max_tokens: int = 256,
         batch_size: int = 64,
-        token_budget: int = 8192,
+        token_budget: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         self.model_name = str(model)
@@ -146,11 +146,14 @@ class _PlainBackend:
         special = encoded.pop("special_tokens_mask")
         lengths = [len(ids) for ids in encoded["input_ids"]]
         vectors: list[FloatArray] = [np.empty((0, self.dim), np.float32)] * len(texts)
-        for batch in models.batches_by_length(lengths, self._settings.token_budget, self._settings.batch_size):
+
+        def forward(batch: list[int]) -> None:
             hidden = self._hidden_states({name: [values[i] for i in batch] for name, values in encoded.items()})
             for row, i in enumerate(batch):
                 kept = np.flatnonzero(np.asarray(special[i]) == 0)
                 vectors[i] = hidden[row, kept]
+
+        models.forward_batches(forward, lengths, self._device, self._settings.token_budget, self._settings.batch_size)
         return vectors
 
     def _hidden_states(self, features: dict[str, list[list[int]]]) -> FloatArray:

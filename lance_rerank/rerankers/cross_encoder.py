@@ -36,8 +36,8 @@ class CrossEncoderReranker(BaseReranker):
         Run code that the model brings along.
     batch_size : int, default 32
         Most pairs a forward pass.
-    token_budget : int, default 4096
-        Most tokens a forward pass, padding counted. Bounds memory on long documents.
+    token_budget : int, optional
+        Most tokens a forward pass, padding counted; by default 1,024 on a CPU and 16,384 elsewhere.
     max_length : int, optional
         Most tokens a pair; by default the model's own limit.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
@@ -67,7 +67,7 @@ class CrossEncoderReranker(BaseReranker):
         batch_size: int = 32,
         *,
         top_n: int | None = None,
-        token_budget: int = 4096,
+        token_budget: int | None = None,
         max_length: int | None = None,
         precision: models.Precision = "auto",
         activation: Callable[[Any], Any] | None = None,
@@ -121,19 +121,23 @@ class CrossEncoderReranker(BaseReranker):
     def _predict(self, query: str, texts: list[str]) -> FloatArray:
         import torch
 
-        model, activation = self.model, self._activation
-        around = len(model.tokenizer(query, "", truncation=True)["input_ids"])  # the query and special tokens
-        tokens = model.tokenizer(texts, add_special_tokens=False, truncation=True)["input_ids"]
-        lengths = [min(around + len(ids), model.tokenizer.model_max_length) for ids in tokens]
+        model, activation = self.model.eval(), self._activation
+        encoded = model.tokenizer([query] * len(texts), texts, truncation=True)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), np.float32)
-        for batch in models.batches_by_length(lengths, self.token_budget, self.batch_size):
-            logits = model.predict(
-                [(query, texts[i]) for i in batch],
-                batch_size=len(batch),
-                activation_fn=torch.nn.Identity(),
-                convert_to_tensor=True,
-                show_progress_bar=False,
-            )
+
+        def forward(batch: list[int]) -> None:
+            features = {name: [values[i] for i in batch] for name, values in encoded.items()}
+            padded = model.tokenizer.pad(features, return_tensors="pt").to(self.device)
             with torch.inference_mode():
-                scores[batch] = activation(logits.float()).cpu().numpy()
+                scores[batch] = activation(_logits(model, padded).float()).reshape(-1).cpu().numpy()
+
+        models.forward_batches(forward, lengths, self.device, self.token_budget, self.batch_size)
         return scores
+
+
+def _logits(model: Any, features: Any) -> Any:
+    """Return ``(n_pairs, 1)``; from release 6 on sentence-transformers' own model is a chain of modules."""
+    import torch
+
+    return model(features)["scores"] if isinstance(model, torch.nn.Sequential) else model.model(**features).logits
