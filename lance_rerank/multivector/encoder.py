@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import threading
@@ -35,8 +36,9 @@ class _Backend(Protocol):
 class ColBERTEncoder:
     """Turns texts into unit vectors, one a token, with a ColBERT checkpoint or any sentence-transformers model.
 
-    A checkpoint saved by PyLate is run by PyLate, so that its prefixes, query expansion, skip list and lengths hold.
-    A plain sentence-transformers model serves as a token encoder without projection: its last hidden states, special
+    A ColBERT checkpoint, saved by PyLate, Stanford's ColBERT or sentence-transformers, is run by PyLate where that is
+    installed, else by sentence-transformers 6 or later: its prefixes, query expansion, skip list and lengths hold. A
+    plain sentence-transformers model serves as a token encoder without projection: its last hidden states, special
     tokens and padding left out. That is a sound start where no ColBERT of the domain exists; it was not trained for
     it, so measure before you rely on it.
 
@@ -62,7 +64,7 @@ class ColBERTEncoder:
     ModelError
         On first use: the model cannot be loaded.
     MissingExtra
-        On first use: the model is a ColBERT checkpoint and PyLate is not installed.
+        On first use: the model is a ColBERT checkpoint, and there is neither PyLate nor sentence-transformers 6.
 
     References
     ----------
@@ -115,9 +117,11 @@ class ColBERTEncoder:
         device = self.device or models.default_device()
         location = models.resolve_model(self.model_name)
         with models.loading(self.model_name):
-            if _is_colbert(location):
-                return _PylateBackend(location, device, self)
-            return _PlainBackend(location, device, self)
+            if not _is_colbert(location):
+                return _PlainBackend(location, device, self)
+            if importlib.util.find_spec("pylate") is None and _multi_vector_encoder() is not None:
+                return _MultiVectorBackend(location, device, self)
+            return _PylateBackend(location, device, self)
 
 
 class _PlainBackend:
@@ -189,6 +193,38 @@ class _PylateBackend:
             show_progress_bar=False,
         )
         return [_unit(vectors) for vectors in encoded]
+
+
+class _MultiVectorBackend:
+    """A ColBERT checkpoint, run by sentence-transformers 6 or later, which reads those of PyLate and Stanford too."""
+
+    def __init__(self, location: str, device: str, settings: ColBERTEncoder) -> None:
+        encoder = _multi_vector_encoder()
+        assert encoder is not None
+        self._model = encoder(location, device=device, trust_remote_code=settings.trust_remote_code)
+        self._model.to(models.compute_dtype(settings.precision, device))
+        self._batch_size = settings.batch_size
+        self.dim = int(self._model.get_embedding_dimension())
+
+    def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:
+        if not texts:
+            return []
+        encode = self._model.encode_query if is_query else self._model.encode_document
+        encoded = encode(
+            list(texts),
+            batch_size=self._batch_size,
+            convert_to_numpy=False,
+            normalize_embeddings=False,
+            show_progress_bar=False,
+        )
+        return [_unit(vectors) for vectors in encoded]
+
+
+def _multi_vector_encoder() -> Any | None:
+    """Return sentence-transformers' class for ColBERT models, None before release 6."""
+    import sentence_transformers
+
+    return getattr(sentence_transformers, "MultiVectorEncoder", None)
 
 
 def _unit(vectors: Any) -> FloatArray:
