@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# PyLate excludes sentence-transformers 6: the second way to run ColBERT models has an environment of its own.
+VENV_ST6 := .venv-st6
+BIN_ST6 := $(VENV_ST6)/bin
+STAMP_ST6 := $(VENV_ST6)/.installed
 # PyLate takes one of several releases of torch; tests and figures are of this one.
 TORCH := torch==2.11.0
 
@@ -18,11 +22,18 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev,demo,pylate]' '$(TORCH)'
 	@touch $@
 
+$(STAMP_ST6): pyproject.toml
+	$(PYTHON) -m venv $(VENV_ST6)
+	$(BIN_ST6)/python -m pip install --quiet --upgrade pip
+	$(BIN_ST6)/python -m pip install --quiet -e '.[dev,demo]' 'sentence-transformers>=6,<7' 'torch==2.13.0'
+	@touch $@
+
 demo: $(STAMP)  ## build a searchable table from Python's own documentation and compare four ways to search it
 	$(BIN)/lance-rerank demo
 
-test: lint  ## ruff, mypy, then every test but the benchmarks
+test: lint $(STAMP_ST6)  ## ruff, mypy, then every test but the benchmarks: with PyLate, and with sentence-transformers 6
 	$(BIN)/python -m pytest -q
+	$(BIN_ST6)/python -m pytest -q -p no:cacheprovider tests
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -37,4 +48,4 @@ bench: $(STAMP)  ## the benchmarks: minutes long, each prints the figures it mea
 	$(BIN)/python -m pytest -q -s -m benchmark tests/benchmarks
 
 clean:  ## remove the virtual environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_ST6) .pytest_cache .mypy_cache .ruff_cache

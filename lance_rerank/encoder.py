@@ -64,7 +64,7 @@ class SentenceEncoder:
     def dim(self) -> int:
         """Numbers in a vector."""
         with self._lock:
-            return int(self._model.get_sentence_embedding_dimension())
+            return models.embedding_dim(self._model)
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors as float32 ``(n_texts, dim)``."""

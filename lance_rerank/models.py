@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -63,6 +63,12 @@ def loading(name: str) -> Iterator[None]:
             f"model {name!r} could not be loaded: {type(error).__name__}: {error}. Give the folder of a saved model "
             "or a hub id; a model that needs its own code runs with trust_remote_code=True only."
         ) from error
+
+
+def embedding_dim(model: Any) -> int:
+    """Return the dimension of a sentence-transformers model's vectors, whose method got another name in release 6."""
+    size = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+    return int(size())
 
 
 def default_device() -> str:

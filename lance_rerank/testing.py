@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import string
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,76 @@ def save_tiny_cross_encoder(folder: str | Path, seed: int = 0, num_labels: int =
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def save_tiny_colbert(folder: str | Path, form: Literal["pylate", "stanford"] = "pylate", seed: int = 0) -> str:
+    """Save a ColBERT checkpoint of 2 layers and 16 dimensions as PyLate or Stanford's ColBERT does; return its folder.
+
+    Queries take 12 tokens and are filled up with mask tokens, documents at most 20; both carry a marker after the
+    first token, and punctuation of documents is left out.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertModel
+
+    torch.manual_seed(seed)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tiny_tokenizer()
+    query_marker, document_marker = ("[Q] ", "[D] ") if form == "pylate" else ("[unused0]", "[unused1]")
+    tokenizer.add_tokens([query_marker, document_marker], special_tokens=True)
+    bert = BertModel(_tiny_config(tokenizer, initializer_range=0.3))
+    projection = torch.randn(16, TINY_DIM)
+    if form == "pylate":
+        bert.save_pretrained(folder)
+        _write_pylate_files(folder, query_marker, document_marker)
+        save_file({"linear.weight": projection}, folder / "1_Dense" / "model.safetensors")
+    else:
+        weights = {f"bert.{name}": value for name, value in bert.state_dict().items()}
+        save_file({**weights, "linear.weight": projection}, folder / "model.safetensors", metadata={"format": "pt"})
+        _write_stanford_files(folder, bert.config, query_marker, document_marker)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _write_pylate_files(folder: Path, query_marker: str, document_marker: str) -> None:
+    names = {"": "sentence_transformers.models.Transformer", "1_Dense": "pylate.models.Dense.Dense"}
+    modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(names.items())]
+    dense: dict[str, Any] = {"in_features": TINY_DIM, "out_features": 16, "bias": False, "use_residual": False}
+    dense["activation_function"] = "torch.nn.modules.linear.Identity"
+    config = {
+        "model_type": "ColBERT",
+        "query_prefix": query_marker,
+        "document_prefix": document_marker,
+        "query_length": 12,
+        "document_length": 20,
+        "do_query_expansion": True,
+        "attend_to_expansion_tokens": False,
+        "skiplist_words": list(string.punctuation),
+        "similarity_fn_name": "MaxSim",
+    }
+    _write_json(folder / "modules.json", modules)
+    _write_json(folder / "1_Dense" / "config.json", dense)
+    _write_json(folder / "config_sentence_transformers.json", config)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": False})
+
+
+def _write_stanford_files(folder: Path, config: Any, query_marker: str, document_marker: str) -> None:
+    _write_json(folder / "config.json", {**config.to_dict(), "architectures": ["HF_ColBERT"]})
+    metadata = {
+        "query_token_id": query_marker,
+        "doc_token_id": document_marker,
+        "query_maxlen": 12,
+        "doc_maxlen": 20,
+        "dim": 16,
+        "attend_to_mask_tokens": False,
+    }
+    _write_json(folder / "artifact.metadata", metadata)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 class RerankerContract:

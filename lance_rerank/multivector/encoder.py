@@ -119,6 +119,8 @@ class ColBERTEncoder:
         with models.loading(self.model_name):
             if not _is_colbert(location):
                 return _PlainBackend(location, device, self)
+            if _is_of_sentence_transformers(location):
+                return _MultiVectorBackend(location, device, self)
             if importlib.util.find_spec("pylate") is None and _multi_vector_encoder() is not None:
                 return _MultiVectorBackend(location, device, self)
             return _PylateBackend(location, device, self)
@@ -132,7 +134,7 @@ class _PlainBackend:
 
         model = SentenceTransformer(location, device=device, trust_remote_code=settings.trust_remote_code)
         model.to(models.compute_dtype(settings.precision, device)).eval()
-        logger.info("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
+        logger.warning("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
         self._tokenizer = model.tokenizer
         self._tokenizer.padding_side = "right"  # so that a text's tokens stand where they stand without padding
         self._transformer = model[0].auto_model
@@ -179,7 +181,7 @@ class _PylateBackend:
         self._model = pylate.ColBERT(location, device=device, trust_remote_code=settings.trust_remote_code)
         self._model.to(models.compute_dtype(settings.precision, device))
         self._batch_size = settings.batch_size
-        self.dim = int(self._model[-1].get_sentence_embedding_dimension())
+        self.dim = models.embedding_dim(self._model[-1])
 
     def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:
         if not texts:
@@ -200,11 +202,15 @@ class _MultiVectorBackend:
 
     def __init__(self, location: str, device: str, settings: ColBERTEncoder) -> None:
         encoder = _multi_vector_encoder()
-        assert encoder is not None
+        if encoder is None:
+            raise ModelError(
+                f"{location} was saved by sentence-transformers 6, and an older release is installed. Run: pip install "
+                "'sentence-transformers>=6' (in an environment without PyLate, which excludes it)"
+            )
         self._model = encoder(location, device=device, trust_remote_code=settings.trust_remote_code)
         self._model.to(models.compute_dtype(settings.precision, device))
         self._batch_size = settings.batch_size
-        self.dim = int(self._model.get_embedding_dimension())
+        self.dim = models.embedding_dim(self._model)
 
     def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:
         if not texts:
@@ -232,6 +238,10 @@ def _unit(vectors: Any) -> FloatArray:
 
     unit: FloatArray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
     return unit
+
+
+def _is_of_sentence_transformers(location: str) -> bool:
+    return _read_config(location, "config_sentence_transformers.json").get("model_type") == "MultiVectorEncoder"
 
 
 def _is_colbert(location: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from lance_rerank.errors import MissingExtra, ModelError
 from lance_rerank.multivector import ColBERTEncoder
+from lance_rerank.multivector import encoder as encoder_module
 from lance_rerank.multivector.encoder import _is_colbert
 from lance_rerank.types import TokenEncoder
 
@@ -155,6 +156,7 @@ class TestCheckpointDetection:
     def test_a_checkpoint_without_pylate_says_what_to_install(self, tmp_path, monkeypatch):
         (tmp_path / "config.json").write_text('{"architectures": ["HF_ColBERT"]}')
         monkeypatch.setitem(sys.modules, "pylate.models", None)
+        monkeypatch.setattr(encoder_module, "_multi_vector_encoder", lambda: None)
         with pytest.raises(MissingExtra, match=r"lance-rerank\[pylate\]"):
             _ = ColBERTEncoder(tmp_path).dim
 
