@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lance_rerank.columns import add_multivector_column
+    from lance_rerank.columns import add_multivector_column, multivector_status, sync_multivector_column
     from lance_rerank.datasets import Dataset
     from lance_rerank.encoder import SentenceEncoder
     from lance_rerank.evaluation import Comparison, EvaluationResult, evaluate
@@ -45,7 +45,7 @@ _HOMES = {
     "lance_rerank.search": ("hybrid", "hybrid_async", "Retriever", "Trace"),
     "lance_rerank.multivector": ("ColBERTEncoder",),
     "lance_rerank.encoder": ("SentenceEncoder",),
-    "lance_rerank.columns": ("add_multivector_column",),
+    "lance_rerank.columns": ("add_multivector_column", "sync_multivector_column", "multivector_status"),
     "lance_rerank.datasets": ("Dataset",),
     "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
@@ -71,6 +71,8 @@ __all__ = [
     "ColBERTEncoder",
     "SentenceEncoder",
     "add_multivector_column",
+    "sync_multivector_column",
+    "multivector_status",
     # from files to a table
     "index_documents",
     "IndexResult",

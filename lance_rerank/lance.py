@@ -401,17 +401,10 @@ def replace_column(data: lance.LanceDataset, fragment_id: int, path: str) -> Non
     lance.LanceDataset.commit(data, lance.LanceOperation.DataReplacement([group]), read_version=data.version)
 
 
-def fragments_missing(data: lance.LanceDataset, column: str, source: str) -> list[int]:
-    """Return the fragments with rows that have a source text and no value in the column."""
+def fragment_files(data: lance.LanceDataset, fragment: Any, column: str) -> str | None:
+    """Return the path of the file that holds a fragment's values of a column, None where they are all null."""
     ids = _leaf_ids(next(field for field in data.lance_schema.fields() if field.name() == column))
-    missing = []
-    for fragment in data.get_fragments():
-        # A fragment without a file for the column has no value at all; the others are read to know.
-        written = any(ids & set(file.fields) for file in fragment.metadata.files)
-        unfilled = f"{_quoted(source)} IS NOT NULL" + (f" AND {_quoted(column)} IS NULL" if written else "")
-        if fragment.count_rows(filter=unfilled):
-            missing.append(fragment.fragment_id)
-    return missing
+    return next((file.path for file in fragment.metadata.files if ids & set(file.fields)), None)
 
 
 def _leaf_ids(field: Any) -> set[int]:
@@ -420,17 +413,33 @@ def _leaf_ids(field: Any) -> set[int]:
     return set().union(*map(_leaf_ids, children)) if children else {field.id()}
 
 
-def _quoted(column: str) -> str:
-    return f"`{column}`"
+class SideDataset:
+    """A small Lance dataset in a table's own folder, for notes on one column."""
+
+    def __init__(self, data: lance.LanceDataset, column: str) -> None:
+        self._uri = f"{data.uri.rstrip('/')}/_lance_rerank/{column}.lance"
+        self._options = data._storage_options
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield what was appended; nothing where there is no such dataset."""
+        try:
+            opened = lance.dataset(self._uri, storage_options=self._options)
+        except (ValueError, OSError):
+            return
+        yield from opened.to_batches()
+
+    def append(self, rows: pa.Table) -> None:
+        """Add rows, in one commit."""
+        lance.write_dataset(rows, self._uri, mode="append", storage_options=self._options)
 
 
-def add_hidden_column(table: Table, name: str, data_type: pa.DataType) -> None:
+def add_hidden_column(table: Table, name: str, data_type: pa.DataType, metadata: Mapping[str, str]) -> None:
     """Add a column of nulls, a change of metadata alone. Hidden types keep running apps' searches as they are.
 
     Another writer that adds the same column first is no error: the table then has it.
     """
     try:
-        table.add_columns(pa.field(name, data_type))
+        table.add_columns(pa.field(name, data_type, metadata=dict(metadata)))
     except RuntimeError:  # LanceDB's for a commit that another one preempted
         table.checkout_latest()
         if name not in table.schema.names:

@@ -64,7 +64,10 @@ class Document:
 class Encoder(Protocol):
     """Turns texts into one vector each."""
 
-    fingerprint: str | None
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells the model from others; None if that is unknown, and nothing is checked."""
+        ...
 
     @property
     def dim(self) -> int:
@@ -84,7 +87,10 @@ class Encoder(Protocol):
 class TokenEncoder(Protocol):
     """Turns texts into one vector a token, for late interaction."""
 
-    fingerprint: str | None
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells the model from others; None if that is unknown, and nothing is checked."""
+        ...
 
     @property
     def dim(self) -> int:

@@ -357,23 +357,35 @@ class TestColumnFiles:
         with pytest.raises(CommitConflictError):
             ours.replace_column(stale, 0, self.write(stale, range(240)))
 
-    def test_fragments_without_a_value_are_found(self, docs, data):
-        assert ours.fragments_missing(data, "extra", "text") == [0]
-        ours.replace_column(data, 0, self.write(data, [*range(239), None]))
+    def test_the_file_of_a_fragments_column_is_known(self, docs, data):
+        (fragment,) = data.get_fragments()
+        assert ours.fragment_files(data, fragment, "extra") is None
+        path = self.write(data, range(240))
+        ours.replace_column(data, 0, path)
         data = ours.dataset(docs)
-        assert ours.fragments_missing(data, "extra", "text") == [0]
-        ours.replace_column(data, 0, self.write(data, range(240)))
-        docs.add([{"id": 240, "text": None, "lang": "en", "vector": VECTOR}])
-        docs.add([{"id": 241, "text": "x", "lang": "en", "vector": VECTOR}])
-        assert ours.fragments_missing(ours.dataset(docs), "extra", "text") == [2]
+        (fragment,) = data.get_fragments()
+        assert ours.fragment_files(data, fragment, "extra") == path
+        assert ours.fragment_files(data, fragment, "text") not in (None, path)
 
     def test_fields_of_nested_columns_are_known_by_their_leaves(self, docs):
         docs.add_columns(pa.field("tokens", pa.list_(pa.fixed_shape_tensor(pa.float16(), [4]))))
         docs.add([{"id": 240, "text": "x", "lang": "en", "vector": VECTOR, "tokens": [[1.0, 2.0, 3.0, 4.0]]}])
-        assert ours.fragments_missing(ours.dataset(docs), "tokens", "text") == [0]
+        data = ours.dataset(docs)
+        files = [ours.fragment_files(data, fragment, "tokens") for fragment in data.get_fragments()]
+        assert [file is None for file in files] == [True, False]
+
+    def test_notes_in_a_side_dataset_are_read_back_and_leave_the_table_alone(self, docs, db):
+        side = ours.SideDataset(ours.dataset(docs), "extra")
+        assert list(side.batches()) == []
+        side.append(pa.table({"a": [1, 2]}))
+        side.append(pa.table({"a": [3]}))
+        assert sorted(value for batch in side.batches() for value in batch.column("a").to_pylist()) == [1, 2, 3]
+        assert db.list_tables().tables == ["docs"]
+        docs.optimize()
+        assert sum(batch.num_rows for batch in side.batches()) == 3
 
     def test_another_writers_column_of_the_same_name_is_no_error(self, docs, tmp_path):
         stale = lancedb.connect(tmp_path / "db").open_table("docs")
-        ours.add_hidden_column(docs, "extra", pa.int32())
-        ours.add_hidden_column(stale, "extra", pa.int32())
+        ours.add_hidden_column(docs, "extra", pa.int32(), {})
+        ours.add_hidden_column(stale, "extra", pa.int32(), {})
         assert "extra" in stale.schema.names

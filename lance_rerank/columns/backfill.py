@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ from lance.commit import CommitConflictError
 from lancedb.table import Table
 
 from lance_rerank import lance
+from lance_rerank.columns.ledger import Ledger, digests
+from lance_rerank.columns.spool import Spool
 from lance_rerank.errors import ColumnError, ConflictError, LanceRerankError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -71,15 +73,50 @@ class BackfillResult:
         return f"{self.column}: {self.rows:,} rows encoded in {fragments}{skipped}"
 
 
-def backfill(
-    table: Table, *, column: str, source: str, encoder: ColumnEncoder, progress: Progress | None = None
-) -> BackfillResult:
-    """Give every row that has a source text and no value in `column` its value, and return what was done.
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How far some rows have the values they should have.
 
-    The column is added when the table lacks it. Run it again after a kill, or after rows were added: fragments that
-    are complete are passed over.
+    Attributes
+    ----------
+    rows : int
+        Rows in all.
+    encoded : int
+        Rows whose value is that of their text.
+    missing : int
+        Rows with a text and no value.
+    stale : int
+        Rows whose value is that of another text: the text was changed since.
+    without_text : int
+        Rows with neither.
+    """
 
-    Parameters
+    rows: int = 0
+    encoded: int = 0
+    missing: int = 0
+    stale: int = 0
+    without_text: int = 0
+
+    @property
+    def outdated(self) -> int:
+        """Rows that a backfill would change."""
+        return self.missing + self.stale
+
+    def __add__(self, other: Survey) -> Survey:
+        return Survey(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows: {self.encoded:,} encoded, {self.missing:,} missing, {self.stale:,} stale, "
+            f"{self.without_text:,} without text"
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A column to fill, and what with.
+
+    Attributes
     ----------
     table : lancedb.table.Table
         Local or on an object store.
@@ -87,52 +124,130 @@ def backfill(
         The column to fill and the string column it is computed from.
     encoder : ColumnEncoder
         Computes the values.
+    metadata : Mapping
+        Of the column's field, if the column has to be made.
+    spool : Spool or None
+        Where encoded windows wait for their fragment to be committed.
+    """
+
+    table: Table
+    column: str
+    source: str
+    encoder: ColumnEncoder
+    metadata: Mapping[str, str]
+    spool: Spool | None = None
+
+
+def survey(table: Table, column: str, source: str) -> Survey:
+    """Return how far a column is filled. Reads only the fragments that others have rewritten since."""
+    data = lance.dataset(table)
+    ledger = Ledger(data, column)
+    surveys = (_survey_fragment(data, fragment, column, source, ledger) for fragment in data.get_fragments())
+    return sum(surveys, Survey())
+
+
+def backfill(target: Target, progress: Progress | None = None) -> BackfillResult:
+    """Give every row whose value is missing, or that of an older text, its value, and return what was done.
+
+    The column is added when the table lacks it. Run it again after a kill, or after rows were added or changed:
+    values that are right are kept.
+
+    Parameters
+    ----------
+    target : Target
+        What to fill.
     progress : callable, optional
         Called with (rows done, rows in all) after each window.
 
     Raises
     ------
     ColumnError
-        `source` is missing or no string column, or `column` exists with another type.
+        The source is missing or no string column, or the column exists with another type.
     ModelError
         The encoder raised; what was committed before stays.
     ConflictError
         Other writers changed the rows being filled on several attempts in a row.
     """
+    table = target.table
     table.checkout_latest()
-    _require_source(table.schema, source)
-    if column not in table.schema.names:
-        if not column or "." in column:
-            raise ColumnError(f"a column's name is not empty and has no dot, got {column!r}")
-        lance.add_hidden_column(table, column, encoder.data_type)
-    if not table.schema.field(column).type.equals(encoder.data_type):
+    _require_source(table.schema, target.source)
+    if target.column not in table.schema.names:
+        if not target.column or "." in target.column:
+            raise ColumnError(f"a column's name is not empty and has no dot, got {target.column!r}")
+        lance.add_hidden_column(table, target.column, target.encoder.data_type, target.metadata)
+    stored = table.schema.field(target.column).type
+    if not stored.equals(target.encoder.data_type):
         raise ColumnError(
-            f"column {column!r} exists as {table.schema.field(column).type}; this encoder makes {encoder.data_type}. "
-            f"Choose another name, or drop it first: table.drop_columns([{column!r}])"
+            f"column {target.column!r} exists as {stored}; this encoder makes {target.encoder.data_type}. "
+            f"Choose another name, or drop it first: table.drop_columns([{target.column!r}])"
         )
     tally = _Tally(progress)
     try:
-        _fill(table, column, source, encoder, tally)
+        _fill(target, tally)
     finally:
         table.checkout_latest()  # what was committed shows through the caller's table, whatever happened after
-    return BackfillResult(column, tally.encoded, tally.without_text, tally.fragments)
+    if target.spool:
+        target.spool.remove()
+    return BackfillResult(target.column, tally.encoded, tally.without_text, tally.fragments)
 
 
-def _fill(table: Table, column: str, source: str, encoder: ColumnEncoder, tally: _Tally) -> None:
+def _fill(target: Target, tally: _Tally) -> None:
     thwarted = 0
-    while missing := lance.fragments_missing(data := lance.dataset(table), column, source):
-        tally.expect(sum(data.get_fragment(i).count_rows() for i in missing))
-        for fragment_id in missing:
-            if _fill_fragment(table, fragment_id, column, source, encoder, tally):
+    ledger = Ledger(lance.dataset(target.table), target.column)
+    while outdated := _outdated(target, ledger):
+        tally.expect(sum(outdated.values()))
+        for fragment_id in outdated:
+            if _fill_fragment(target, fragment_id, ledger, tally):
                 thwarted = 0
                 continue
             thwarted += 1
             if thwarted == ATTEMPTS:
                 raise ConflictError(
                     f"other writers changed the rows being filled on each of {ATTEMPTS} attempts in a row to fill "
-                    f"{column!r}. Nothing is lost: run this again when fewer updates arrive."
+                    f"{target.column!r}. Nothing is lost: run this again when fewer updates arrive."
                 )
             break  # fragments may have been rewritten: look again at what is missing
+
+
+def _outdated(target: Target, ledger: Ledger) -> dict[int, int]:
+    """Return the fragments with rows to fill, and how many rows each."""
+    data = lance.dataset(target.table)
+    found = {}
+    for fragment in data.get_fragments():
+        surveyed = _survey_fragment(data, fragment, target.column, target.source, ledger)
+        if surveyed.outdated:
+            found[fragment.fragment_id] = surveyed.outdated
+            continue
+        files = _files(data, fragment, target.column, target.source)
+        if files[1] is not None and not ledger.is_ours(files[0], files[1]):
+            ledger.add([], files[0], files[1])  # looked through: no need to do it again
+    return found
+
+
+def _files(data: Any, fragment: Any, column: str, source: str) -> tuple[str, str | None]:
+    """Return the paths of the files that hold a fragment's texts and its values."""
+    return lance.fragment_files(data, fragment, source) or "", lance.fragment_files(data, fragment, column)
+
+
+def _survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: Ledger) -> Survey:
+    source_file, column_file = _files(data, fragment, column, source)
+    rows = fragment.count_rows()
+    if column_file is None or ledger.is_ours(source_file, column_file):
+        with_text = fragment.count_rows(filter=f"`{source}` IS NOT NULL")
+        filled = {"missing": with_text} if column_file is None else {"encoded": with_text}
+        return Survey(rows, without_text=rows - with_text, **filled)
+    total = Survey()
+    for batch in fragment.scanner(columns=[source, column], batch_size=WINDOW).to_batches():
+        texts, values = batch.column(source).to_pylist(), batch.column(column)
+        fresh, held = ledger.fresh(texts, values), values.is_valid().to_numpy(zero_copy_only=False)
+        total += Survey(
+            rows=len(texts),
+            encoded=int((fresh & held).sum()),
+            missing=int((~fresh & ~held).sum()),
+            stale=int((~fresh & held).sum()),
+            without_text=int((fresh & ~held).sum()),
+        )
+    return total
 
 
 class _Tally:
@@ -148,26 +263,28 @@ class _Tally:
 
     def advance(self, rows: int) -> None:
         self._done += rows
-        if self._progress:
+        if self._progress and rows:
             self._progress(self._done, self._expected)
 
 
-def _fill_fragment(
-    table: Table, fragment_id: int, column: str, source: str, encoder: ColumnEncoder, tally: _Tally
-) -> bool:
+def _fill_fragment(target: Target, fragment_id: int, ledger: Ledger, tally: _Tally) -> bool:
     """Write and commit one fragment's values; False when another writer changed the fragment meanwhile."""
-    data = lance.dataset(table)
+    data = lance.dataset(target.table)
     fragment = data.get_fragment(fragment_id)
     if fragment is None:
         return False
     counts = Counter[str]()
-    values = _fragment_values(fragment, source, encoder, counts, tally)
-    path = lance.write_column_file(data, column, values, encoder.storage)
+    keys: list[bytes] = []
+    values = _fragment_values(data, fragment, target, ledger, counts, keys, tally)
+    path = lance.write_column_file(data, target.column, values, target.encoder.storage)
+    ledger.add(keys, _files(data, fragment, target.column, target.source)[0], path)
     try:
         lance.replace_column(data, fragment_id, path)
     except CommitConflictError as error:
         logger.info("fragment %d was changed by another writer and is filled again: %s", fragment_id, error)
         return False
+    if target.spool:
+        target.spool.clear()
     tally.encoded += counts["encoded"]
     tally.without_text += counts["without text"]
     tally.fragments += 1
@@ -175,31 +292,69 @@ def _fill_fragment(
 
 
 def _fragment_values(
-    fragment: Any, source: str, encoder: ColumnEncoder, counts: Counter[str], tally: _Tally
+    data: Any,
+    fragment: Any,
+    target: Target,
+    ledger: Ledger,
+    counts: Counter[str],
+    keys: list[bytes],
+    tally: _Tally,
 ) -> Iterator[pa.Array]:
     """Yield the fragment's values in physical order, null where a row is deleted or has no text."""
+    storage = target.encoder.storage
+    has_values = lance.fragment_files(data, fragment, target.column) is not None
+    columns = [target.source, target.column] if has_values else [target.source]
     position = 0
-    scanner = fragment.scanner(columns=[source], with_row_address=True, batch_size=WINDOW)
-    for batch in scanner.to_batches():
+    for batch in fragment.scanner(columns=columns, with_row_address=True, batch_size=WINDOW).to_batches():
         places = (batch.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
         if not len(places):
             continue
         end = int(places[-1]) + 1
-        texts = batch.column(source).to_pylist()
-        present = [i for i, text in enumerate(texts) if text is not None]
-        values = _encoded(encoder, [texts[i] for i in present])
-        yield _spread(values, places[present] - position, end - position, encoder.storage)
+        texts = batch.column(target.source).to_pylist()
+        stored = _as_storage(batch.column(target.column), storage) if has_values else pa.nulls(len(texts), storage)
+        values, encoded = _right_values(texts, stored, target, ledger)
+        keys += [key for key, text in zip(digests(texts, values), texts, strict=True) if text is not None]
+        yield _spread(values, places - position, end - position, storage)
         position = end
-        counts["encoded"] += len(present)
-        counts["without text"] += len(texts) - len(present)
-        tally.advance(len(texts))
+        counts["encoded"] += encoded
+        counts["without text"] += sum(text is None for text in texts)
+        tally.advance(encoded)
     if position < fragment.physical_rows:
-        yield pa.nulls(fragment.physical_rows - position, encoder.storage)
+        yield pa.nulls(fragment.physical_rows - position, storage)
 
 
-def _encoded(encoder: ColumnEncoder, texts: list[str]) -> pa.Array:
+def _right_values(texts: list[str | None], stored: pa.Array, target: Target, ledger: Ledger) -> tuple[pa.Array, int]:
+    """Return the texts' values, those stored where they are right, and how many were computed."""
+    fresh = ledger.fresh(texts, stored)
+    wanted = {i: text for i, text in enumerate(texts) if text is not None and not fresh[i]}
+    computed = _encoded(target, list(wanted.values()))
+    source = np.where(fresh & stored.is_valid().to_numpy(zero_copy_only=False), np.arange(len(texts)), -1)
+    source[list(wanted)] = len(texts) + np.arange(len(wanted))
+    both = pa.concat_arrays([stored, computed])
+    return both.take(pa.array(source, mask=source < 0)), len(wanted)
+
+
+def _as_storage(values: pa.Array, storage: pa.DataType) -> pa.Array:
+    """Return a column's values without their extension type."""
+    tokens = values.values
+    if isinstance(tokens, pa.ExtensionArray):
+        tokens = tokens.storage
+    missing = values.is_null() if values.null_count else None
+    return pa.ListArray.from_arrays(values.offsets, tokens, mask=missing).cast(storage)
+
+
+def _encoded(target: Target, texts: list[str]) -> pa.Array:
     if not texts:
-        return pa.array([], encoder.storage)
+        return pa.array([], target.encoder.storage)
+    if target.spool and (kept := target.spool.get(texts)) is not None:
+        return kept
+    values = _computed(target.encoder, texts)
+    if target.spool:
+        target.spool.put(texts, values)
+    return values
+
+
+def _computed(encoder: ColumnEncoder, texts: list[str]) -> pa.Array:
     try:
         values = encoder.encode(texts)
     except LanceRerankError:

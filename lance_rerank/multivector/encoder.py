@@ -16,6 +16,7 @@ import numpy as np
 from lance_rerank import models
 from lance_rerank.errors import ModelError
 from lance_rerank.extras import require
+from lance_rerank.multivector.fingerprint import sketch
 from lance_rerank.types import FloatArray
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,6 @@ class ColBERTEncoder:
     Khattab and Zaharia, "ColBERT", SIGIR 2020; Chaffin and Sourty, "PyLate", 2025, arXiv:2508.03555.
     """
 
-    fingerprint: str | None = None
-
     def __init__(
         self,
         model: str | Path = models.DEFAULT_MODEL,
@@ -101,6 +100,11 @@ class ColBERTEncoder:
         """Numbers in a token vector."""
         with self._lock:
             return self._backend.dim
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """What tells this model from others: a projection of its vectors of a few texts. Loads the model."""
+        return sketch(self, self.model_name)
 
     def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
         """Return, for each query, float32 ``(n_tokens, dim)`` of unit vectors."""

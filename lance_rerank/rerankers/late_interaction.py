@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lance_rerank import arrow, lance
+from lance_rerank.columns.record import ColumnRecord, require_encoder
 from lance_rerank.errors import ColumnError, QueryError
 from lance_rerank.multivector.maxsim import Ragged, maxsim
 from lance_rerank.rerankers.base import BaseReranker, Scores
@@ -61,6 +62,7 @@ class LateInteractionReranker(BaseReranker):
         super().__init__(column=column, top_n=top_n, return_score=return_score)
         self.encoder = encoder
         self.vectors = vectors
+        self._accepted: set[str | None] = set()  # fingerprints of the column that were compared with the encoder's
         if self.table is not None and vectors not in self.table.schema.names:
             raise ColumnError(
                 f"the table has no column {vectors!r} of token vectors. Make it: lance_rerank.add_multivector_column("
@@ -80,6 +82,7 @@ class LateInteractionReranker(BaseReranker):
         tokens = self.encoder.encode_queries([query])[0]
         if not len(tokens):
             raise QueryError(f"the query {query!r} has no tokens for {self.encoder} to compare")
+        self._require_encoder()
         if self.vectors in rows.column_names:
             scores = maxsim(tokens, Ragged.from_arrow(rows.column(self.vectors)))
         elif self.table is None:
@@ -91,6 +94,14 @@ class LateInteractionReranker(BaseReranker):
             self.require_row_ids(rows)
             scores = self._score_stored(tokens, rows.column(arrow.ROW_ID).to_numpy())
         return pa.array(scores, from_pandas=True)
+
+    def _require_encoder(self) -> None:
+        if self.table is None or self.vectors not in self.table.schema.names:
+            return
+        record = ColumnRecord.of(self.table.schema, self.vectors)
+        if record is not None and record.encoder not in self._accepted:
+            require_encoder(record, self.encoder.fingerprint, self.vectors)
+            self._accepted.add(record.encoder)
 
     def _score_stored(self, tokens: FloatArray, row_ids: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> FloatArray:
         assert self.table is not None
