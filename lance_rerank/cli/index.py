@@ -15,6 +15,7 @@ from lance_rerank.cli.tables import AsJson, Db, IdColumn, TableName, open_table
 
 if TYPE_CHECKING:
     from lance_rerank.columns.backfill import BackfillResult
+    from lance_rerank.columns.multivector import Dtype
     from lance_rerank.jobs.indexes import VectorIndex
 
 
@@ -40,6 +41,9 @@ def index(
     colbert_model: Annotated[
         str | None, typer.Option(help="What makes the token vectors; by default the model of the other vectors.")
     ] = None,
+    colbert_dtype: Annotated[
+        str, typer.Option(help="How token vectors are stored: float16, float32 or int8, which takes half of float16.")
+    ] = "float16",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew if the table is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +70,8 @@ def index(
         )
     if result.vector_index is None and vector_index == "auto":
         talk(f"no vector index: up to {FLAT_UP_TO:,} rows a scan of all vectors is quick, and exact")
-    tokens = _add_token_vectors(db, table, colbert_model or model) if colbert or colbert_model else None
+    with_tokens = colbert or colbert_model is not None
+    tokens = _add_token_vectors(db, table, colbert_model or model, colbert_dtype) if with_tokens else None
     if tokens is None and result.added + result.updated and TOKENS in open_table(db, table).schema.names:
         talk(f"{result.added + result.updated:,} rows have no token vectors yet; run this again with --colbert")
     if as_json:
@@ -77,12 +82,21 @@ def index(
         print(tokens)
 
 
-def _add_token_vectors(db: str, table: str, model: str) -> BackfillResult:
+def _add_token_vectors(db: str, table: str, model: str, dtype: str) -> BackfillResult:
     from lance_rerank.columns import add_multivector_column
     from lance_rerank.multivector import ColBERTEncoder
 
     opened = open_table(db, table)
+    is_new = TOKENS not in opened.schema.names
     with bar("encode tokens") as progress:
-        return add_multivector_column(
-            opened, source=text_column(opened), into=TOKENS, encoder=ColBERTEncoder(model), progress=progress
+        result = add_multivector_column(
+            opened,
+            source=text_column(opened),
+            into=TOKENS,
+            encoder=ColBERTEncoder(model),
+            dtype=cast("Dtype", dtype),  # checked there
+            progress=progress,
         )
+    if is_new:
+        talk(f"apps that select no columns now read {TOKENS!r} too, which is large: let them select what they need")
+    return result

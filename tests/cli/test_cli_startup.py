@@ -56,5 +56,6 @@ def test_stderr_stays_readable_while_models_load(tmp_path, tiny_encoder):
         "from lance_rerank.cli.app import app\n"
         f"for arguments in {indexing!r}, {searching!r}: app(arguments, standalone_mode=False)"
     )
-    assert done.stderr == ""
+    said = ("is no ColBERT checkpoint", "apps that select no columns now read 'colbert' too")
+    assert [line for line in done.stderr.splitlines() if not any(part in line for part in said)] == []
     assert json.loads(done.stdout.splitlines()[-1])["hits"][0]["doc_id"] == "a"

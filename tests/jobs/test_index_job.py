@@ -267,7 +267,7 @@ def test_token_vectors_of_changed_rows_are_dropped(index, opened, source):
     index(source)
     column = pa.list_(pa.fixed_shape_tensor(pa.float16(), [2]))
     table = opened()
-    lance.add_hidden_column(table, "colbert", column)
+    lance.add_hidden_column(table, "colbert", column, {})
     filled = pa.array([[[1.0, 2.0]]] * 25, pa.list_(pa.list_(pa.float16(), 2)))
     data = pa.table({"id": [f"d{i}" for i in range(25)]}).append_column(
         pa.field("colbert", column), filled.cast(column)
