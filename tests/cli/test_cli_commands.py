@@ -95,7 +95,10 @@ def test_index_prints_what_it_did(beir, tmp_path, tiny_encoder):
     answer = json.loads(again.stdout)
     assert (answer["added"], answer["unchanged"], answer["vector_index"]) == (0, 4, "ivf_flat")
     assert answer["token_vectors"] == {"column": "colbert", "rows": 4, "without_text": 0, "fragments": 1}
-    assert again.stderr == ""
+    assert again.stderr == (
+        "apps that select no columns now read 'colbert' too, which is large: let them select what they need\n"
+    )
+    assert run(*arguments, "--colbert", "--vector-index", "ivf_flat").stderr == ""
 
 
 def test_index_says_when_token_vectors_are_missing(tmp_path, tiny_encoder):
