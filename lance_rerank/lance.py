@@ -159,8 +159,9 @@ def require_sync_table(table: object, what: str) -> Table:
     """Return the table, or raise `UnsupportedError` when it is an async one."""
     if isinstance(table, AsyncTable):
         raise UnsupportedError(
-            f"{what} takes a table of lancedb.connect(...), not of connect_async(...). Its async methods run off the "
-            "event loop all the same; for LanceDB's own async queries use lance_rerank.hybrid_async."
+            f"{what} takes a table of lancedb.connect(...), not of connect_async(...). Open the same table with "
+            "lancedb.connect for it, which works in async searches too and off the event loop; the async form "
+            "of hybrid is lance_rerank.hybrid_async."
         )
     if not isinstance(table, Table):
         raise ArgumentError(f"{what} takes a LanceDB table, got {type(table).__name__}")
@@ -177,6 +178,16 @@ def require_async_table(table: object, what: str) -> AsyncTable:
     return table
 
 
+def require_same_table(reranker: object, table: Table) -> None:
+    """Raise `ArgumentError` when a reranker reads from another table than the one that is searched."""
+    own = getattr(reranker, "table", None)
+    if isinstance(own, LanceTable) and isinstance(table, LanceTable) and own.uri != table.uri:
+        raise ArgumentError(
+            f"{type(reranker).__name__} reads from table {own.name!r} and the search is of {table.name!r}: row ids of "
+            f"one mean nothing in the other. Give the reranker the table that is searched: table=..."
+        )
+
+
 def take_rows(table: Table, row_ids: npt.NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
     """Return the rows with these ids, with ``_rowid``: in storage order, and less the rows deleted meanwhile."""
     query = table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id()
@@ -184,6 +195,13 @@ def take_rows(table: Table, row_ids: npt.NDArray[np.uint64], columns: Sequence[s
 
 
 # --- hybrid builders -------------------------------------------------------------------------------------------
+
+
+def _with_score(projection: list[str] | dict[str, Any], score: str) -> list[str] | dict[str, Any]:
+    """Return the columns with a leg's score named among them: LanceDB warns on each query that leaves it out."""
+    if isinstance(projection, dict):
+        return {**projection, score: score}
+    return list(dict.fromkeys([*projection, score]))
 
 
 class HybridSeams:
@@ -255,6 +273,9 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
             super()._create_query_builders()
         finally:
             self._columns = selected
+        if (projection := self.projection(self._table.schema, selected)) is not None:
+            self._vector_query.select(_with_score(projection, arrow.DISTANCE))
+            self._fts_query.select(_with_score(projection, arrow.SCORE))
         limit = self.leg_limit((self._limit or 10) + (self._offset or 0))
         self._vector_query.limit(limit)
         self._fts_query.limit(limit)
@@ -300,10 +321,10 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
     async def _create_child_queries(self) -> tuple[AsyncFTSQuery, AsyncVectorQuery, int, int]:
         fts, vector, limit, offset = await super()._create_child_queries()
         projection = self.projection(await self._table.schema(), self._selected)
-        for leg in (fts, vector):
+        for leg, score in ((fts, arrow.SCORE), (vector, arrow.DISTANCE)):
             leg.limit(self.leg_limit(limit + offset))
             if projection is not None and self._pk_fusion is None:
-                leg.select(projection)
+                leg.select(_with_score(projection, score))
         return fts, vector, limit, offset
 
     async def _run_hybrid(self, *, max_batch_length: int | None = None, timeout: timedelta | None = None) -> Any:

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from lance_rerank.errors import ArgumentError
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -36,28 +38,44 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query of a judged data set."""
+    """A query of a judged data set. Ids are strings; integers are written as such."""
 
     query_id: str
     text: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query_id", _identifier(self.query_id))
+
 
 @dataclass(frozen=True, slots=True)
 class Qrel:
-    """One judgement: how relevant a document is to a query (0 is not relevant)."""
+    """One judgement: how relevant a document is to a query (0 is not relevant). Ids as in `Query` and `Document`."""
 
     query_id: str
     doc_id: str
     relevance: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query_id", _identifier(self.query_id))
+        object.__setattr__(self, "doc_id", _identifier(self.doc_id))
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document of a judged data set."""
+    """A document of a judged data set. Ids are strings; integers are written as such."""
 
     doc_id: str
     text: str
     title: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "doc_id", _identifier(self.doc_id))
+
+
+def _identifier(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+        raise ArgumentError(f"ids are strings or integers, got {value!r}")
+    return str(value)
 
 
 @runtime_checkable

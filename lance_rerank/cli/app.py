@@ -6,6 +6,7 @@ Command modules import what is heavy inside their functions, so that ``--help`` 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ class _Commands(TyperGroup):
         except (LanceRerankError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            talk(f"error: {' '.join(str(error).split())}")
+            talk(f"error: {_in_options(' '.join(str(error).split()))}")
             raise typer.Exit(2) from error
 
 
@@ -57,6 +58,11 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+
+
+def _in_options(message: str) -> str:
+    """Return a message of the library with its arguments written as options of the command line."""
+    return re.sub(r"\b(id_column|text|overwrite)=", lambda argument: f"--{argument[1].replace('_', '-')} ", message)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import statistics
 import time
@@ -16,6 +17,8 @@ from lance_rerank.types import Hit
 
 if TYPE_CHECKING:
     from ir_measures import Evaluator, Measure
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 64
 _LEAST_DEPTH = 10
@@ -81,6 +84,7 @@ def evaluate(
     for name, retriever in retrievers.items():
         runs[name], milliseconds[name] = _run(name, retriever, dataset.queries, depth, progress)
         means[name], per_query[name] = _score(evaluators, runs[name])
+        _warn_of_other_ids(name, runs[name], dataset.qrels)
     return EvaluationResult(
         dataset=dataset.name,
         split=dataset.split,
@@ -92,6 +96,21 @@ def evaluate(
         milliseconds=milliseconds,
         runs=runs,
     )
+
+
+def _warn_of_other_ids(name: str, run: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Say so where no judged document was retrieved for any query: ids of another kind look like a bad retriever."""
+    judged = {doc_id for judgements in qrels.values() for doc_id in judgements}
+    retrieved = {doc_id for ranking in run.values() for doc_id in ranking}
+    if retrieved and judged.isdisjoint(retrieved):
+        logger.warning(
+            "%r retrieved none of the %d judged documents for any query: it found ids such as %r, judged are ids such "
+            "as %r. Is it the right table, and the right id column?",
+            name,
+            len(judged),
+            min(retrieved),
+            min(judged),
+        )
 
 
 def _check_arguments(retrievers: Mapping[str, Retrieves], dataset: Dataset) -> None:

@@ -16,6 +16,9 @@ from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
 from lance_rerank.types import FloatArray
 
+# Endings of the class names that models without a head for scores are saved under.
+WITHOUT_HEAD = ("Model", "ForMaskedLM", "ForPreTraining")
+
 
 class CrossEncoderReranker(BaseReranker):
     """Scores each pair of query and text with a cross-encoder of sentence-transformers.
@@ -104,6 +107,12 @@ class CrossEncoderReranker(BaseReranker):
             )
         if model.num_labels != 1:
             raise ModelError(f"{self.model_name!r} has {model.num_labels} outputs; a reranker has one")
+        kinds = getattr(model.config, "architectures", None) or ()
+        if kinds and all(kind.endswith(WITHOUT_HEAD) for kind in kinds):
+            raise ModelError(
+                f"{self.model_name!r} is {kinds[0]}, an encoder without a trained head: its scores would be random. "
+                "Name a cross-encoder, for example 'cross-encoder/ms-marco-MiniLM-L6-v2'"
+            )
         if "dtype" not in self.model_kwargs and "torch_dtype" not in self.model_kwargs:
             model.to(dtype)
         return model

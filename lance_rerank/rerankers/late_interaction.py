@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from lance_rerank.multivector.maxsim import Ragged, maxsim
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
 from lance_rerank.types import FloatArray, TokenEncoder
+
+logger = logging.getLogger(__name__)
 
 
 class LateInteractionReranker(BaseReranker):
@@ -64,10 +67,7 @@ class LateInteractionReranker(BaseReranker):
         self.vectors = vectors
         self._accepted: set[str | None] = set()  # fingerprints of the column that were compared with the encoder's
         if self.table is not None and vectors not in self.table.schema.names:
-            raise ColumnError(
-                f"the table has no column {vectors!r} of token vectors. Make it: lance_rerank.add_multivector_column("
-                f"table, source='text', into={vectors!r}, encoder=encoder)"
-            )
+            raise self._no_column()
 
     def __str__(self) -> str:
         return f"LateInteractionReranker({self.encoder}, vectors={self.vectors!r})"
@@ -93,12 +93,27 @@ class LateInteractionReranker(BaseReranker):
         else:
             self.require_row_ids(rows)
             scores = self._score_stored(tokens, rows.column(arrow.ROW_ID).to_numpy())
+        if np.isnan(scores).all():
+            logger.warning(
+                "none of %d candidates has token vectors in %r, so none is ranked: run add_multivector_column again",
+                len(scores),
+                self.vectors,
+            )
         return pa.array(scores, from_pandas=True)
 
+    def _no_column(self) -> ColumnError:
+        return ColumnError(
+            f"the table has no column {self.vectors!r} of token vectors. Make it: lance_rerank.add_multivector_column("
+            f"table, source='text', into={self.vectors!r}, encoder=encoder)"
+        )
+
     def _require_encoder(self) -> None:
-        if self.table is None or self.vectors not in self.table.schema.names:
+        if self.table is None:
             return
-        record = ColumnRecord.of(self.table.schema, self.vectors)
+        schema = self.table.schema
+        if self.vectors not in schema.names:
+            raise self._no_column()
+        record = ColumnRecord.of(schema, self.vectors)
         if record is not None and record.encoder not in self._accepted:
             require_encoder(record, self.encoder.fingerprint, self.vectors)
             self._accepted.add(record.encoder)
@@ -106,6 +121,10 @@ class LateInteractionReranker(BaseReranker):
     def _score_stored(self, tokens: FloatArray, row_ids: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> FloatArray:
         assert self.table is not None
         stored = lance.take_rows(self.table, row_ids, [self.vectors])
+        if stored.num_rows < len(row_ids):
+            # The rows may be newer than this handle: added, or moved by a compaction, since it was opened.
+            self.table.checkout_latest()
+            stored = lance.take_rows(self.table, row_ids, [self.vectors])
         # Rows come in storage order and without those deleted meanwhile: bring the scores back to the rows' order.
         stored_ids = stored.column(arrow.ROW_ID).to_numpy()
         order = np.argsort(stored_ids)

@@ -79,6 +79,7 @@ class HybridQuery(_Candidates, lance.HybridBuilder):
         Rerankers of this package see each leg's own scores; ``normalize="rank"`` gives them ranks instead. Others see
         what LanceDB would give them.
         """
+        lance.require_same_table(reranker, self._table)
         super().rerank(reranker or RRFReranker(), normalize)
         if isinstance(reranker, BaseReranker):  # that it needs row ids does not mean that the caller wants them
             self.return_row_ids(reranker.return_score == "all")

@@ -96,10 +96,12 @@ class Retriever:
         schema = self.table.schema
         for column in (id_column, *self.select):
             if column not in schema.names:
-                raise ColumnError(f"the table has no column {column!r} (columns: {', '.join(schema.names)})")
+                hint = "; name the one that tells rows apart: id_column=..." if column == id_column else ""
+                raise ColumnError(f"the table has no column {column!r} (columns: {', '.join(schema.names)}){hint}")
         self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
         self._given_name = name
         self.reranker = reranker
+        lance.require_same_table(reranker, self.table)
 
     @property
     def name(self) -> str:
@@ -112,6 +114,7 @@ class Retriever:
 
     def with_reranker(self, reranker: Reranker | None, *, name: str | None = None) -> Retriever:
         """Return the same recipe with another reranker, or with none."""
+        lance.require_same_table(reranker, self.table)
         other = copy.copy(self)
         other.reranker = reranker
         other._given_name = name

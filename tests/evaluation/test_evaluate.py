@@ -337,3 +337,30 @@ class TestResult:
 def test_importing_does_not_import_ir_measures() -> None:
     code = "import sys, lance_rerank.evaluation; assert not {'ir_measures', 'torch', 'lancedb'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ids_that_are_integers_are_those_of_the_hits():
+    data = Dataset.from_memory([Query(1, "rotate")], [Qrel(1, 7, 1)])
+
+    class Found:
+        def retrieve_many(self, queries, k):
+            return [[Hit("7", 1.0, 1)] for _ in queries]
+
+    assert evaluate({"found": Found()}, data, ["RR@10"]).means == {"found": {"RR@10": 1.0}}
+
+
+def test_ids_of_another_kind_are_pointed_out(caplog):
+    data = Dataset.from_memory([Query("q", "rotate")], [Qrel("q", "doc-7", 1)])
+
+    class Elsewhere:
+        def retrieve_many(self, queries, k):
+            return [[Hit("7", 1.0, 1)] for _ in queries]
+
+    evaluate({"elsewhere": Elsewhere()}, data, ["RR@10"])
+    assert "it found ids such as '7', judged are ids such as 'doc-7'" in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, 1.5, True, ["q"]])
+def test_what_is_no_id_is_refused(value):
+    with pytest.raises(ArgumentError, match="ids are strings or integers"):
+        Query(value, "rotate")

@@ -278,3 +278,8 @@ class TestLoading:
         reranker = lr.CrossEncoderReranker(tiny_cross_encoder, "body", "cpu", "all", True, 8)
         assert (reranker.column, reranker.device, reranker.return_score) == ("body", "cpu", "all")
         assert (reranker.trust_remote_code, reranker.batch_size) == (True, 8)
+
+
+def test_an_encoder_without_a_trained_head_is_refused(tiny_encoder):
+    with pytest.raises(ModelError, match="without a trained head: its scores would be random"):
+        lr.CrossEncoderReranker(tiny_encoder, device="cpu").score_texts(QUERY, TEXTS)

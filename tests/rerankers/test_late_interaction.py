@@ -304,3 +304,38 @@ def test_a_row_id_that_lies_between_stored_ones_is_not_mistaken_for_a_neighbour(
     assert scores[2] is None
     assert scores[0] is not None
     assert scores[3] is not None
+
+
+class TestWhichTableIsRead:
+    def test_rows_that_came_after_the_handle_was_opened_are_scored_too(self, late, stored, db, encoder):
+        elsewhere = db.open_table("docs")
+        elsewhere.add([{"id": 500, "text": QUERY, "lang": "en", "vector": VECTOR}])
+        lr.add_multivector_column(elsewhere, encoder=encoder)
+        hits = lr.hybrid(db.open_table("docs"), QUERY, vector=VECTOR).rerank(late).select(COLUMNS).limit(1).to_list()
+        assert (hits[0]["id"], hits[0]["_relevance_score"]) == (500, pytest.approx(4.0, abs=0.01))
+
+    def test_rows_that_a_compaction_moved_are_found_again(self, late, db):
+        other = db.open_table("docs")
+        other.delete("id < 100")
+        other.optimize()
+        rows = lr.hybrid(db.open_table("docs"), QUERY, vector=VECTOR).rerank(late).select(COLUMNS).limit(50).to_arrow()
+        assert rows[arrow.RELEVANCE].null_count <= 2, "the rows without text alone"
+
+    def test_another_table_than_the_one_searched_is_refused(self, late, db):
+        other = db.create_table("other", [{"id": "a", "text": "api", "vector": VECTOR}])
+        with pytest.raises(lr.errors.ArgumentError, match="reads from table 'docs' and the search is of 'other'"):
+            lr.hybrid(other, "api", vector=VECTOR).rerank(late)
+        with pytest.raises(lr.errors.ArgumentError, match="'docs'"):
+            lr.Retriever(other, reranker=late)
+
+    def test_a_column_dropped_meanwhile_says_how_to_make_it(self, late, stored):
+        stored.drop_columns(["colbert"])
+        with pytest.raises(ColumnError, match="add_multivector_column"):
+            lr.hybrid(stored, QUERY, vector=VECTOR).rerank(late).limit(3).to_arrow()
+
+    def test_candidates_of_which_none_has_vectors_are_said_to_be_unranked(self, docs, encoder, caplog):
+        lance.add_hidden_column(docs, "colbert", pa.list_(pa.fixed_shape_tensor(pa.float16(), [16])), {})
+        late = lr.LateInteractionReranker(encoder, table=docs)
+        rows = lr.hybrid(docs, QUERY, vector=VECTOR).rerank(late).select(COLUMNS).limit(3).to_arrow()
+        assert rows[arrow.RELEVANCE].null_count == 3
+        assert "candidates has token vectors in 'colbert'" in caplog.text
