@@ -15,6 +15,7 @@ ROW_ID = "_rowid"
 DISTANCE = "_distance"
 SCORE = "_score"
 RELEVANCE = "_relevance_score"
+RESERVED = frozenset({ROW_ID, "_rowaddr", DISTANCE, SCORE, RELEVANCE})
 
 IntArray = npt.NDArray[np.int64]
 

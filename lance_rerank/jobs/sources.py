@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lance_rerank import arrow
 from lance_rerank.errors import ColumnError, DatasetError
 from lance_rerank.jobs.formats import BeirFolder, CsvFile, Format, JsonLines, ParquetFile
 from lance_rerank.rerankers.texts import TextSource
@@ -19,7 +20,6 @@ FORMATS: dict[str, type[JsonLines] | type[CsvFile] | type[ParquetFile]] = {
     ".parquet": ParquetFile,
 }
 _EXPECTED = f"a BEIR folder (with corpus.jsonl) or a file that ends in {', '.join(FORMATS)}"
-_RESERVED = frozenset({"_rowid", "_rowaddr", "_distance", "_score", "_relevance_score"})
 
 
 class Documents:
@@ -87,7 +87,7 @@ class Documents:
                     f"{self.path} has no column {name!r} (there: {', '.join(names)}); name one: {option}=..."
                 )
         for name in names:
-            if name == vector or name in _RESERVED or "." in name:
+            if name == vector or name in arrow.RESERVED or "." in name:
                 raise ColumnError(
                     f"{self.path} has a column {name!r}, a name the table cannot give it; rename it there"
                 )
