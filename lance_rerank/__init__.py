@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from lance_rerank.columns import add_multivector_column, multivector_status, sync_multivector_column
     from lance_rerank.datasets import Dataset
     from lance_rerank.encoder import SentenceEncoder
-    from lance_rerank.evaluation import Comparison, EvaluationResult, evaluate
+    from lance_rerank.evaluation.compression import choose_compression
+    from lance_rerank.evaluation.evaluate import evaluate
+    from lance_rerank.evaluation.result import EvaluationResult
+    from lance_rerank.evaluation.significance import Comparison
     from lance_rerank.jobs import IndexResult, index_documents
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import (
@@ -47,7 +50,7 @@ _HOMES = {
     "lance_rerank.encoder": ("SentenceEncoder",),
     "lance_rerank.columns": ("add_multivector_column", "sync_multivector_column", "multivector_status"),
     "lance_rerank.datasets": ("Dataset",),
-    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
+    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult", "choose_compression"),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
@@ -73,6 +76,7 @@ __all__ = [
     "add_multivector_column",
     "sync_multivector_column",
     "multivector_status",
+    "choose_compression",
     # from files to a table
     "index_documents",
     "IndexResult",

@@ -41,6 +41,10 @@ class MultivectorColumn:
         documents = self._encoder.encode_documents(texts)
         if len(documents) != len(texts):
             raise ModelError(f"{self._encoder} answered with {len(documents)} documents for {len(texts)} texts")
+        return self.store(documents)
+
+    def store(self, documents: list[FloatArray]) -> pa.Array:
+        """Return documents' token vectors, each ``(n_tokens, dim)``, as they are stored: pooled and rounded."""
         for document in documents:
             if document.ndim != 2 or document.shape[1] != self._encoder.dim:
                 raise ModelError(
