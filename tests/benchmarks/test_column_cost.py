@@ -14,16 +14,19 @@ from tables import RandomTokens
 import lance_rerank as lr
 
 MAKE = """
-import resource, sys
+import re, sys
 sys.path.insert(0, {here!r})
-import lancedb, lance_rerank as lr
+import lancedb, torch, lance_rerank as lr, lance_rerank.columns
 from tables import RandomTokens
 docs = lancedb.connect({folder!r}).open_table("docs")
 encoder = RandomTokens()
 encoder.encode_documents(["a b c"])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    # not getrusage: a child inherits its parent's peak there
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before = peak()
 lr.add_multivector_column(docs, encoder=encoder)
-print(before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(before, peak())
 """
 
 
