@@ -186,8 +186,6 @@ def backfill(target: Target, progress: Progress | None = None) -> BackfillResult
         _fill(target, tally)
     finally:
         table.checkout_latest()  # what was committed shows through the caller's table, whatever happened after
-    if target.spool:
-        target.spool.remove()
     return BackfillResult(target.column, tally.encoded, tally.without_text, tally.fragments)
 
 

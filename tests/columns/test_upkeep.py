@@ -266,6 +266,14 @@ class TestResume:
         assert len(again.texts) == WINDOW
         assert not list(tmp_path.glob("cache/**/*.arrow")), "what was spooled is gone once it is committed"
 
+    def test_a_cache_that_cannot_be_written_costs_resuming_alone(self, db, tmp_path, monkeypatch, caplog):
+        (tmp_path / "file").write_text("no folder")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        made = db.create_table("docs", rows(0, 10))
+        lr.add_multivector_column(made, encoder=Words())
+        assert lr.multivector_status(made).encoded == 10
+        assert "a kill would lose them" in caplog.text
+
     def test_another_encoder_does_not_take_what_the_first_left(self, db):
         made = db.create_table("docs", rows(0, 2 * WINDOW))
         with pytest.raises(ModelError):
