@@ -422,7 +422,7 @@ def replace_column(data: lance.LanceDataset, fragment_id: int, path: str) -> Non
     lance.LanceDataset.commit(data, lance.LanceOperation.DataReplacement([group]), read_version=data.version)
 
 
-def fragment_files(data: lance.LanceDataset, fragment: Any, column: str) -> str | None:
+def fragment_file(data: lance.LanceDataset, fragment: Any, column: str) -> str | None:
     """Return the path of the file that holds a fragment's values of a column, None where they are all null."""
     ids = _leaf_ids(next(field for field in data.lance_schema.fields() if field.name() == column))
     return next((file.path for file in fragment.metadata.files if ids & set(file.fields)), None)

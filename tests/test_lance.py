@@ -359,19 +359,19 @@ class TestColumnFiles:
 
     def test_the_file_of_a_fragments_column_is_known(self, docs, data):
         (fragment,) = data.get_fragments()
-        assert ours.fragment_files(data, fragment, "extra") is None
+        assert ours.fragment_file(data, fragment, "extra") is None
         path = self.write(data, range(240))
         ours.replace_column(data, 0, path)
         data = ours.dataset(docs)
         (fragment,) = data.get_fragments()
-        assert ours.fragment_files(data, fragment, "extra") == path
-        assert ours.fragment_files(data, fragment, "text") not in (None, path)
+        assert ours.fragment_file(data, fragment, "extra") == path
+        assert ours.fragment_file(data, fragment, "text") not in (None, path)
 
     def test_fields_of_nested_columns_are_known_by_their_leaves(self, docs):
         docs.add_columns(pa.field("tokens", pa.list_(pa.fixed_shape_tensor(pa.float16(), [4]))))
         docs.add([{"id": 240, "text": "x", "lang": "en", "vector": VECTOR, "tokens": [[1.0, 2.0, 3.0, 4.0]]}])
         data = ours.dataset(docs)
-        files = [ours.fragment_files(data, fragment, "tokens") for fragment in data.get_fragments()]
+        files = [ours.fragment_file(data, fragment, "tokens") for fragment in data.get_fragments()]
         assert [file is None for file in files] == [True, False]
 
     def test_notes_in_a_side_dataset_are_read_back_and_leave_the_table_alone(self, docs, db):

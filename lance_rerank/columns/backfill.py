@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,11 +21,11 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.ledger import Ledger, digests
 from lance_rerank.columns.spool import Spool
+from lance_rerank.columns.survey import WINDOW, fragment_files, survey_fragment
 from lance_rerank.errors import ColumnError, ConflictError, LanceRerankError, ModelError
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 512  # rows encoded at a time: enough to sort by length, few enough that memory does not grow with the table
 ATTEMPTS = 5  # in a row that other writers thwart, before they are said to be too busy
 
 Progress = Callable[[int, int], None]
@@ -73,45 +73,6 @@ class BackfillResult:
         return f"{self.column}: {self.rows:,} rows encoded in {fragments}{skipped}"
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """How far some rows have the values they should have.
-
-    Attributes
-    ----------
-    rows : int
-        Rows in all.
-    encoded : int
-        Rows whose value is that of their text.
-    missing : int
-        Rows with a text and no value.
-    stale : int
-        Rows whose value is that of another text: the text was changed since.
-    without_text : int
-        Rows with neither.
-    """
-
-    rows: int = 0
-    encoded: int = 0
-    missing: int = 0
-    stale: int = 0
-    without_text: int = 0
-
-    @property
-    def outdated(self) -> int:
-        """Rows that a backfill would change."""
-        return self.missing + self.stale
-
-    def __add__(self, other: Survey) -> Survey:
-        return Survey(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __str__(self) -> str:
-        return (
-            f"{self.rows:,} rows: {self.encoded:,} encoded, {self.missing:,} missing, {self.stale:,} stale, "
-            f"{self.without_text:,} without text"
-        )
-
-
 @dataclass(frozen=True)
 class Target:
     """A column to fill, and what with.
@@ -136,14 +97,6 @@ class Target:
     encoder: ColumnEncoder
     metadata: Mapping[str, str]
     spool: Spool | None = None
-
-
-def survey(table: Table, column: str, source: str) -> Survey:
-    """Return how far a column is filled. Reads only the fragments that others have rewritten since."""
-    data = lance.dataset(table)
-    ledger = Ledger(data, column)
-    surveys = (_survey_fragment(data, fragment, column, source, ledger) for fragment in data.get_fragments())
-    return sum(surveys, Survey())
 
 
 def backfill(target: Target, progress: Progress | None = None) -> BackfillResult:
@@ -212,40 +165,14 @@ def _outdated(target: Target, ledger: Ledger) -> dict[int, int]:
     data = lance.dataset(target.table)
     found = {}
     for fragment in data.get_fragments():
-        surveyed = _survey_fragment(data, fragment, target.column, target.source, ledger)
+        surveyed = survey_fragment(data, fragment, target.column, target.source, ledger)
         if surveyed.outdated:
             found[fragment.fragment_id] = surveyed.outdated
             continue
-        files = _files(data, fragment, target.column, target.source)
+        files = fragment_files(data, fragment, target.column, target.source)
         if files[1] is not None and not ledger.is_ours(files[0], files[1]):
             ledger.add([], files[0], files[1])  # looked through: no need to do it again
     return found
-
-
-def _files(data: Any, fragment: Any, column: str, source: str) -> tuple[str, str | None]:
-    """Return the paths of the files that hold a fragment's texts and its values."""
-    return lance.fragment_files(data, fragment, source) or "", lance.fragment_files(data, fragment, column)
-
-
-def _survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: Ledger) -> Survey:
-    source_file, column_file = _files(data, fragment, column, source)
-    rows = fragment.count_rows()
-    if column_file is None or ledger.is_ours(source_file, column_file):
-        with_text = fragment.count_rows(filter=f"`{source}` IS NOT NULL")
-        filled = {"missing": with_text} if column_file is None else {"encoded": with_text}
-        return Survey(rows, without_text=rows - with_text, **filled)
-    total = Survey()
-    for batch in fragment.scanner(columns=[source, column], batch_size=WINDOW).to_batches():
-        texts, values = batch.column(source).to_pylist(), batch.column(column)
-        fresh, held = ledger.fresh(texts, values), values.is_valid().to_numpy(zero_copy_only=False)
-        total += Survey(
-            rows=len(texts),
-            encoded=int((fresh & held).sum()),
-            missing=int((~fresh & ~held).sum()),
-            stale=int((~fresh & held).sum()),
-            without_text=int((fresh & ~held).sum()),
-        )
-    return total
 
 
 class _Tally:
@@ -275,7 +202,7 @@ def _fill_fragment(target: Target, fragment_id: int, ledger: Ledger, tally: _Tal
     keys: list[bytes] = []
     values = _fragment_values(data, fragment, target, ledger, counts, keys, tally)
     path = lance.write_column_file(data, target.column, values, target.encoder.storage)
-    ledger.add(keys, _files(data, fragment, target.column, target.source)[0], path)
+    ledger.add(keys, fragment_files(data, fragment, target.column, target.source)[0], path)
     try:
         lance.replace_column(data, fragment_id, path)
     except CommitConflictError as error:
@@ -300,7 +227,7 @@ def _fragment_values(
 ) -> Iterator[pa.Array]:
     """Yield the fragment's values in physical order, null where a row is deleted or has no text."""
     storage = target.encoder.storage
-    has_values = lance.fragment_files(data, fragment, target.column) is not None
+    has_values = lance.fragment_file(data, fragment, target.column) is not None
     columns = [target.source, target.column] if has_values else [target.source]
     position = 0
     for batch in fragment.scanner(columns=columns, with_row_address=True, batch_size=WINDOW).to_batches():

@@ -9,9 +9,10 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from lance_rerank import lance
-from lance_rerank.columns.backfill import BackfillResult, Progress, Survey, Target, backfill, survey
+from lance_rerank.columns.backfill import BackfillResult, Progress, Target, backfill
 from lance_rerank.columns.record import ColumnRecord, require_encoder
 from lance_rerank.columns.spool import Spool
+from lance_rerank.columns.survey import Survey, survey
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError
 from lance_rerank.multivector import pool_tokens
 from lance_rerank.multivector.maxsim import INT8_SCALE

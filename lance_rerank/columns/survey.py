@@ -1,0 +1,87 @@
+"""How far a column is filled, and which of its values are those of an older text."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from lancedb.table import Table
+
+from lance_rerank import lance
+from lance_rerank.columns.ledger import Ledger
+
+WINDOW = 512  # rows encoded at a time: enough to sort by length, few enough that memory does not grow with the table
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How far some rows have the values they should have.
+
+    Attributes
+    ----------
+    rows : int
+        Rows in all.
+    encoded : int
+        Rows whose value is that of their text.
+    missing : int
+        Rows with a text and no value.
+    stale : int
+        Rows whose value is that of another text: the text was changed since.
+    without_text : int
+        Rows with neither.
+    """
+
+    rows: int = 0
+    encoded: int = 0
+    missing: int = 0
+    stale: int = 0
+    without_text: int = 0
+
+    @property
+    def outdated(self) -> int:
+        """Rows that a backfill would change."""
+        return self.missing + self.stale
+
+    def __add__(self, other: Survey) -> Survey:
+        return Survey(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows: {self.encoded:,} encoded, {self.missing:,} missing, {self.stale:,} stale, "
+            f"{self.without_text:,} without text"
+        )
+
+
+def survey(table: Table, column: str, source: str) -> Survey:
+    """Return how far a column is filled. Reads only the fragments that others have rewritten since."""
+    data = lance.dataset(table)
+    ledger = Ledger(data, column)
+    surveys = (survey_fragment(data, fragment, column, source, ledger) for fragment in data.get_fragments())
+    return sum(surveys, Survey())
+
+
+def fragment_files(data: Any, fragment: Any, column: str, source: str) -> tuple[str, str | None]:
+    """Return the paths of the files that hold a fragment's texts and its values."""
+    return lance.fragment_file(data, fragment, source) or "", lance.fragment_file(data, fragment, column)
+
+
+def survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: Ledger) -> Survey:
+    """Return how far one fragment is filled; it is read only if others have written it since we did."""
+    source_file, column_file = fragment_files(data, fragment, column, source)
+    rows = fragment.count_rows()
+    if column_file is None or ledger.is_ours(source_file, column_file):
+        with_text = fragment.count_rows(filter=f"`{source}` IS NOT NULL")
+        filled = {"missing": with_text} if column_file is None else {"encoded": with_text}
+        return Survey(rows, without_text=rows - with_text, **filled)
+    total = Survey()
+    for batch in fragment.scanner(columns=[source, column], batch_size=WINDOW).to_batches():
+        texts, values = batch.column(source).to_pylist(), batch.column(column)
+        fresh, held = ledger.fresh(texts, values), values.is_valid().to_numpy(zero_copy_only=False)
+        total += Survey(
+            rows=len(texts),
+            encoded=int((fresh & held).sum()),
+            missing=int((~fresh & ~held).sum()),
+            stale=int((~fresh & held).sum()),
+            without_text=int((fresh & ~held).sum()),
+        )
+    return total
