@@ -50,7 +50,9 @@ _HOMES = {
     "lance_rerank.encoder": ("SentenceEncoder",),
     "lance_rerank.columns": ("add_multivector_column", "sync_multivector_column", "multivector_status"),
     "lance_rerank.datasets": ("Dataset",),
-    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult", "choose_compression"),
+    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
+    # not through its package, which stays light: this one needs torch
+    "lance_rerank.evaluation.compression": ("choose_compression",),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from lance_rerank.evaluation.compression import CompressionLadder, choose_compression
 from lance_rerank.evaluation.evaluate import Retrieves, evaluate
 from lance_rerank.evaluation.result import EvaluationResult
 from lance_rerank.evaluation.significance import Comparison
 
-__all__ = ["evaluate", "Comparison", "CompressionLadder", "EvaluationResult", "Retrieves", "choose_compression"]
+__all__ = ["evaluate", "Comparison", "EvaluationResult", "Retrieves"]
