@@ -21,7 +21,7 @@ def ragged_rows(texts: list[str], n: int, seed: int) -> pa.Table:
     return pa.table({"text": cut, "_distance": pa.array(np.zeros(n, np.float32))})
 
 
-def test_cross_encoder_is_several_times_as_fast_as_lancedbs(squad, squad_cross_encoder):
+def test_cross_encoder_is_four_times_as_fast_as_lancedbs(squad, squad_cross_encoder):
     torch.set_num_threads(2)
     texts = [d.text for d in squad.corpus()]
     query = next(iter(squad.queries.values()))
@@ -48,8 +48,7 @@ def test_cross_encoder_is_several_times_as_fast_as_lancedbs(squad, squad_cross_e
             *((n, f"{ms:.0f}", f"{times['lancedb'] / ms:.2f}x") for n, ms in times.items()),
         ],
     )
-    # The aim is 4. How much bfloat16 brings depends on the processor: 3.6 to 5.2 were measured on two of one kind.
-    assert times["lancedb"] / times["ours"] >= 3
+    assert times["lancedb"] / times["ours"] >= 4
 
 
 def test_cross_encoder_in_bfloat16_ranks_as_in_float32(squad, squad_cross_encoder):

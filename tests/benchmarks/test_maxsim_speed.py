@@ -56,5 +56,5 @@ def test_maxsim_is_several_times_as_fast_as_pylates(n):
         f"MaxSim, 32 query tokens x {n} documents of {len(flat) / n:.0f} tokens x {DIM} (medians of 15, one thread)",
         [(name, f"{ms:.2f} ms", f"error {errors[name]:.4f}" if name in errors else "") for name, ms in times.items()],
     )
-    assert times["pylate_float16"] / times["float16"] >= 3  # the aim is 5; the matrix product alone takes most of it
-    assert times["pylate_float16"] / times["int8"] >= 5  # the aim is 8
+    assert times["pylate_float16"] / times["float16"] >= 5
+    assert times["pylate_float16"] / times["int8"] >= 8
