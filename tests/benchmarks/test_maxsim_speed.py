@@ -1,6 +1,8 @@
-"""MaxSim alone, over stored columns, beside PyLate's reranking function; one thread."""
+"""MaxSim alone, over stored columns, beside PyLate's reranking function and, where it is installed, maxsim-cpu."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +47,13 @@ def test_maxsim_is_several_times_as_fast_as_pylates(n):
     calls["pylate_float32"] = lambda: rank.rerank(ids, [query], [vectors])
     # a float32 query cannot be multiplied with float16 documents there, and float16 products are slower still
     calls["pylate_float16"] = lambda: rank.rerank(ids, [query], [[v.astype(np.float32) for v in halves]])
+    if importlib.util.find_spec("maxsim_cpu"):  # float32 only, so it pays for converting a float16 column
+        import maxsim_cpu
+
+        calls["maxsim_cpu_float32"] = lambda: maxsim_cpu.maxsim_scores_variable(query, vectors)
+        calls["maxsim_cpu_float16"] = lambda: maxsim_cpu.maxsim_scores_variable(
+            query, [v.astype(np.float32) for v in halves]
+        )
     times = medians(15, **calls)
     tokens = torch.from_numpy(flat)
     times["matrix_product_float32"] = medians(15, product=lambda: torch.from_numpy(query) @ tokens.T)["product"]
@@ -56,5 +65,10 @@ def test_maxsim_is_several_times_as_fast_as_pylates(n):
         f"MaxSim, 32 query tokens x {n} documents of {len(flat) / n:.0f} tokens x {DIM} (medians of 15, one thread)",
         [(name, f"{ms:.2f} ms", f"error {errors[name]:.4f}" if name in errors else "") for name, ms in times.items()],
     )
+    peers = [name for name in times if name.startswith(("pylate", "maxsim_cpu"))]
+    for peer in peers:
+        print(f"  {peer}: {times[peer] / times['float16']:.1f}x float16, {times[peer] / times['int8']:.1f}x int8")
     assert times["pylate_float16"] / times["float16"] >= 5
     assert times["pylate_float16"] / times["int8"] >= 8
+    if "maxsim_cpu_float32" in times:
+        assert times["maxsim_cpu_float32"] / times["float16"] >= 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,3 +182,21 @@ def as_hidden(column):
     tokens = pa.ExtensionArray.from_storage(tensor, column.values)
     offsets = pa.array(column.offsets.to_numpy())
     return pa.ListArray.from_arrays(offsets, tokens, mask=column.is_null())
+
+
+class TestWhereTorchLacksTheFastProducts:
+    @pytest.fixture(autouse=True)
+    def _without(self, monkeypatch):
+        monkeypatch.delattr(torch, "_int_mm", raising=False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+
+    @pytest.mark.parametrize(("value", "tolerance"), [(pa.float32(), 1e-5), (pa.float16(), 1e-2)])
+    def test_floats_are_scored_the_same(self, value, tolerance):
+        documents = ragged_documents(np.random.default_rng(0), [3, -1, 0, 7, 1])
+        assert_scores(arrow_column(documents, value), QUERY, documents, tolerance)
+
+    def test_integers_are_scored_the_same(self):
+        documents = [[[127, 0, 0, 0], [0, -64, 0, 0]], [[0, 0, 127, 0]]]
+        column = pa.array(documents, pa.list_(pa.list_(pa.int8(), DIM)))
+        scores = maxsim(QUERY, Ragged.from_arrow(column))
+        np.testing.assert_allclose(scores, [1.0, 0.0], atol=1e-6)
