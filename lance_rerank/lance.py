@@ -99,6 +99,27 @@ def is_hidden(data_type: pa.DataType) -> bool:
     return isinstance(data_type, pa.FixedShapeTensorType)
 
 
+def token_dim(data_type: pa.DataType) -> int | None:
+    """Return the dimension of a column of token vectors, hidden or not; None for any other type."""
+    if not pa.types.is_list(data_type):
+        return None
+    tokens = data_type.value_type
+    if isinstance(tokens, pa.FixedShapeTensorType):
+        return int(tokens.storage_type.list_size)
+    return int(tokens.list_size) if pa.types.is_fixed_size_list(tokens) else None
+
+
+def is_int8(data_type: pa.DataType) -> bool:
+    """Tell whether a column of token vectors holds 8-bit integers."""
+    tokens = data_type.value_type
+    return bool(tokens.value_type == pa.int8())
+
+
+def has_index(table: Table, column: str) -> bool:
+    """Tell whether a column has an index."""
+    return any(column in index.columns for index in table.list_indices())
+
+
 def visible_columns(schema: pa.Schema) -> list[str]:
     """Return the columns that a search returns when the caller selects none: all but the hidden ones."""
     return [field.name for field in schema if not is_hidden(field.type)]

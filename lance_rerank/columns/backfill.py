@@ -19,6 +19,7 @@ from lance.commit import CommitConflictError
 from lancedb.table import Table
 
 from lance_rerank import lance
+from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.ledger import Ledger, digests
 from lance_rerank.columns.spool import Spool
 from lance_rerank.columns.survey import WINDOW, fragment_files, survey_fragment
@@ -39,8 +40,15 @@ class ColumnEncoder(Protocol):
     storage: pa.DataType
     """The same without extension types, as it is written."""
 
-    def encode(self, texts: list[str]) -> pa.Array:
-        """Return one value a text, of type `storage`."""
+    expects: str
+    """What the source column has to hold, in words."""
+
+    def accepts(self, data_type: pa.DataType) -> bool:
+        """Return whether values can be computed from a column of this type."""
+        ...
+
+    def encode(self, sources: pa.Array) -> pa.Array:
+        """Return one value a source, of type `storage`; null for a source that has none."""
         ...
 
 
@@ -82,7 +90,7 @@ class Target:
     table : lancedb.table.Table
         Local or on an object store.
     column, source : str
-        The column to fill and the string column it is computed from.
+        The column to fill and the column it is computed from.
     encoder : ColumnEncoder
         Computes the values.
     metadata : Mapping
@@ -115,7 +123,7 @@ def backfill(target: Target, progress: Progress | None = None) -> BackfillResult
     Raises
     ------
     ColumnError
-        The source is missing or no string column, or the column exists with another type.
+        The source is missing or of a type that the encoder cannot read, or the column exists with another type.
     ModelError
         The encoder raised; what was committed before stays.
     ConflictError
@@ -123,7 +131,7 @@ def backfill(target: Target, progress: Progress | None = None) -> BackfillResult
     """
     table = target.table
     table.checkout_latest()
-    _require_source(table.schema, target.source)
+    _require_source(table.schema, target)
     if target.column not in table.schema.names:
         if not target.column or "." in target.column:
             raise ColumnError(f"a column's name is not empty and has no dot, got {target.column!r}")
@@ -235,64 +243,56 @@ def _fragment_values(
         if not len(places):
             continue
         end = int(places[-1]) + 1
-        texts = batch.column(target.source).to_pylist()
-        stored = _as_storage(batch.column(target.column), storage) if has_values else pa.nulls(len(texts), storage)
-        values, encoded = _right_values(texts, stored, target, ledger)
-        keys += [key for key, text in zip(digests(texts, values), texts, strict=True) if text is not None]
+        sources = without_extension(batch.column(target.source))
+        stored = pa.nulls(len(sources), storage)
+        if has_values:
+            stored = without_extension(batch.column(target.column)).cast(storage)
+        values, encoded = _right_values(sources, stored, target, ledger)
+        present = sources.is_valid().to_pylist()
+        keys += [key for key, held in zip(digests(sources, values), present, strict=True) if held]
         yield _spread(values, places - position, end - position, storage)
         position = end
         counts["encoded"] += encoded
-        counts["without text"] += sum(text is None for text in texts)
+        counts["without text"] += sources.null_count
         tally.advance(encoded)
     if position < fragment.physical_rows:
         yield pa.nulls(fragment.physical_rows - position, storage)
 
 
-def _right_values(texts: list[str | None], stored: pa.Array, target: Target, ledger: Ledger) -> tuple[pa.Array, int]:
-    """Return the texts' values, those stored where they are right, and how many were computed."""
-    fresh = ledger.fresh(texts, stored)
-    wanted = {i: text for i, text in enumerate(texts) if text is not None and not fresh[i]}
-    computed = _encoded(target, list(wanted.values()))
-    source = np.where(fresh & stored.is_valid().to_numpy(zero_copy_only=False), np.arange(len(texts)), -1)
-    source[list(wanted)] = len(texts) + np.arange(len(wanted))
+def _right_values(sources: pa.Array, stored: pa.Array, target: Target, ledger: Ledger) -> tuple[pa.Array, int]:
+    """Return the sources' values, those stored where they are right, and how many were computed."""
+    fresh = ledger.fresh(sources, stored)
+    wanted = np.flatnonzero(~fresh & sources.is_valid().to_numpy(zero_copy_only=False))
+    computed = _encoded(target, sources.take(pa.array(wanted)))
+    place = np.where(fresh & stored.is_valid().to_numpy(zero_copy_only=False), np.arange(len(sources)), -1)
+    place[wanted] = len(sources) + np.arange(len(wanted))
     both = pa.concat_arrays([stored, computed])
-    return both.take(pa.array(source, mask=source < 0)), len(wanted)
+    return both.take(pa.array(place, mask=place < 0)), len(wanted)
 
 
-def _as_storage(values: pa.Array, storage: pa.DataType) -> pa.Array:
-    """Return a column's values without their extension type."""
-    tokens = values.values
-    if isinstance(tokens, pa.ExtensionArray):
-        tokens = tokens.storage
-    missing = values.is_null() if values.null_count else None
-    return pa.ListArray.from_arrays(values.offsets, tokens, mask=missing).cast(storage)
-
-
-def _encoded(target: Target, texts: list[str]) -> pa.Array:
-    if not texts:
+def _encoded(target: Target, sources: pa.Array) -> pa.Array:
+    if not len(sources):
         return pa.array([], target.encoder.storage)
-    if target.spool and (kept := target.spool.get(texts)) is not None:
+    if target.spool and (kept := target.spool.get(sources)) is not None:
         return kept
-    values = _computed(target.encoder, texts)
+    values = _computed(target.encoder, sources)
     if target.spool:
-        target.spool.put(texts, values)
+        target.spool.put(sources, values)
     return values
 
 
-def _computed(encoder: ColumnEncoder, texts: list[str]) -> pa.Array:
+def _computed(encoder: ColumnEncoder, sources: pa.Array) -> pa.Array:
     try:
-        values = encoder.encode(texts)
+        values = encoder.encode(sources)
     except LanceRerankError:
         raise
     except Exception as error:
         raise ModelError(
-            f"the encoder failed on {len(texts)} texts: {type(error).__name__}: {error}. What was committed before "
+            f"the encoder failed on {len(sources)} rows: {type(error).__name__}: {error}. What was committed before "
             "stays; run this again to go on. The cause is chained to this error."
         ) from error
-    if len(values) != len(texts) or values.null_count:
-        raise ModelError(
-            f"the encoder answered with {len(values)} values, {values.null_count} of them null, for {len(texts)} texts"
-        )
+    if len(values) != len(sources):
+        raise ModelError(f"the encoder answered with {len(values)} values for {len(sources)} rows")
     return values
 
 
@@ -307,9 +307,10 @@ def _spread(values: pa.Array, places: npt.NDArray[np.int64], size: int, storage:
     return values.take(pa.array(index, mask=index < 0))
 
 
-def _require_source(schema: pa.Schema, source: str) -> None:
+def _require_source(schema: pa.Schema, target: Target) -> None:
+    source = target.source
     if source not in schema.names:
-        raise ColumnError(f"the table has no column {source!r} to read texts from (columns: {', '.join(schema.names)})")
+        raise ColumnError(f"the table has no column {source!r} to read from (columns: {', '.join(schema.names)})")
     data_type = schema.field(source).type
-    if not (pa.types.is_string(data_type) or pa.types.is_large_string(data_type)):
-        raise ColumnError(f"column {source!r} holds {data_type}, not texts; name a string column")
+    if not target.encoder.accepts(data_type):
+        raise ColumnError(f"column {source!r} holds {data_type}, not {target.encoder.expects}: name one that does")

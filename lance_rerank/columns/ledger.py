@@ -1,7 +1,7 @@
-"""Which values of a column belong to the text that stands beside them.
+"""Which values of a column belong to the source, mostly a text, that stands beside them.
 
 LanceDB's ``update`` changes a text and leaves what was computed from it. So each value this package writes is noted in
-a small Lance dataset inside the table's own folder: 16 bytes a row, a digest of text and value together. Fragments
+a small Lance dataset inside the table's own folder: 16 bytes a row, a digest of source and value together. Fragments
 whose files are still those we wrote need no look; rows that were moved to new files, by updates or compaction, are
 looked up. A ledger that is lost costs a second encoding and no wrong answer.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lance_rerank import lance
+from lance_rerank.columns.arrays import row_bytes
 
 DIGEST = 16
 _SCHEMA = pa.schema(
@@ -42,13 +42,17 @@ class Ledger:
         """Return whether a fragment's two files stand together as we left them."""
         return (source_file, column_file) in self._files
 
-    def fresh(self, texts: Sequence[str | None], values: pa.Array) -> npt.NDArray[np.bool_]:
-        """Return, for each row, whether its value is that of its text; a row without either is fresh."""
-        present = values.is_valid().to_pylist()
+    def fresh(self, sources: pa.Array, values: pa.Array) -> npt.NDArray[np.bool_]:
+        """Return, for each row, whether its value is that of its source; a row without either is fresh."""
         return np.array(
             [
-                not held if text is None else held and digest in self._keys
-                for text, held, digest in zip(texts, present, digests(texts, values), strict=True)
+                digest in self._keys if source else not held
+                for source, held, digest in zip(
+                    sources.is_valid().to_pylist(),
+                    values.is_valid().to_pylist(),
+                    digests(sources, values),
+                    strict=True,
+                )
             ],
             bool,
         )
@@ -61,20 +65,9 @@ class Ledger:
         self._files.add((source_file, column_file))
 
 
-def digests(texts: Sequence[str | None], values: pa.Array) -> Iterator[bytes]:
-    """Yield a digest of each text and its value."""
-    for text, value in zip(texts, _row_bytes(values), strict=True):
+def digests(sources: pa.Array, values: pa.Array) -> Iterator[bytes]:
+    """Yield a digest of each source and its value."""
+    for source, value in zip(row_bytes(sources), row_bytes(values), strict=True):
         digest = blake2b(value, digest_size=DIGEST)
-        digest.update((text or "").encode(errors="surrogatepass"))
+        digest.update(source)
         yield digest.digest()
-
-
-def _row_bytes(values: pa.Array) -> Iterator[bytes]:
-    """Yield the bytes of each list of vectors."""
-    tokens = values.values
-    if isinstance(tokens, pa.ExtensionArray):
-        tokens = tokens.storage
-    numbers = tokens.flatten().to_numpy(zero_copy_only=True)
-    offsets = values.offsets.to_numpy().astype(np.int64) * tokens.type.list_size
-    for start, end in pairwise(offsets):
-        yield numbers[start:end].tobytes()

@@ -10,7 +10,8 @@ from lancedb.table import Table
 
 from lance_rerank import lance
 from lance_rerank.columns.backfill import BackfillResult, Progress, Target, backfill
-from lance_rerank.columns.record import ColumnRecord, require_encoder
+from lance_rerank.columns.mean import sync_mean_columns
+from lance_rerank.columns.record import ColumnRecord, require_same_record
 from lance_rerank.columns.spool import Spool
 from lance_rerank.columns.survey import Survey, survey
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError
@@ -37,8 +38,15 @@ class MultivectorColumn:
         self.data_type = pa.list_(pa.fixed_shape_tensor(value, [encoder.dim]))
         self.storage = pa.list_(pa.list_(value, encoder.dim))
 
-    def encode(self, texts: list[str]) -> pa.Array:
+    expects = "texts"
+
+    def accepts(self, data_type: pa.DataType) -> bool:
+        """Return whether a column holds strings."""
+        return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+    def encode(self, sources: pa.Array) -> pa.Array:
         """Return the texts' token vectors, a list of vectors each."""
+        texts = sources.to_pylist()
         documents = self._encoder.encode_documents(texts)
         if len(documents) != len(texts):
             raise ModelError(f"{self._encoder} answered with {len(documents)} documents for {len(texts)} texts")
@@ -115,14 +123,16 @@ def add_multivector_column(
     opened = lance.require_sync_table(table, "add_multivector_column")
     record = ColumnRecord(source, encoder.fingerprint, dtype, pool_factor)
     if into in opened.schema.names:
-        _require_same(ColumnRecord.of(opened.schema, into), record, into)
-    return backfill(_target(opened, into, record, encoder, resume), progress)
+        require_same_record(ColumnRecord.of(opened.schema, into), record, into)
+    return _fill(_target(opened, into, record, encoder, resume), progress)
 
 
 def sync_multivector_column(
     table: object, into: str = "colbert", *, encoder: TokenEncoder, progress: Progress | None = None
 ) -> BackfillResult:
     """Encode the rows that were added or whose text was changed since, as the column was made.
+
+    Means of the column, made by `add_mean_vector_column`, are brought up to date too.
 
     Raises
     ------
@@ -132,8 +142,8 @@ def sync_multivector_column(
     opened = lance.require_sync_table(table, "sync_multivector_column")
     record = _record(opened, into)
     made_with = ColumnRecord(record.source, encoder.fingerprint, record.dtype, record.pool_factor)
-    _require_same(record, made_with, into)
-    return backfill(_target(opened, into, record, encoder, True), progress)
+    require_same_record(record, made_with, into)
+    return _fill(_target(opened, into, record, encoder, True), progress)
 
 
 def multivector_status(table: object, into: str = "colbert") -> Survey:
@@ -146,6 +156,12 @@ def multivector_status(table: object, into: str = "colbert") -> Survey:
     """
     opened = lance.require_sync_table(table, "multivector_status")
     return survey(opened, into, _record(opened, into).source)
+
+
+def _fill(target: Target, progress: Progress | None) -> BackfillResult:
+    result = backfill(target, progress)
+    sync_mean_columns(target.table, target.column)
+    return result
 
 
 def _target(table: Table, into: str, record: ColumnRecord, encoder: TokenEncoder, resume: bool) -> Target:
@@ -166,16 +182,3 @@ def _record(table: Table, into: str) -> ColumnRecord:
     if record is None:
         raise ColumnError(f"column {into!r} was not made by add_multivector_column, so it does not say how")
     return record
-
-
-def _require_same(record: ColumnRecord | None, wanted: ColumnRecord, into: str) -> None:
-    if record is None:
-        return
-    for setting in ("source", "dtype", "pool_factor"):
-        there, asked = getattr(record, setting), getattr(wanted, setting)
-        if there != asked:
-            raise ColumnError(
-                f"column {into!r} was made with {setting}={there!r}, not {asked!r}. Choose another name, or drop it "
-                f"first: table.drop_columns([{into!r}])"
-            )
-    require_encoder(record, wanted.encoder, into)

@@ -20,19 +20,22 @@ class ColumnRecord:
     Attributes
     ----------
     source : str
-        The column of texts.
+        The column of texts, or, of means, that of the token vectors.
     encoder : str or None
         The encoder's fingerprint.
     dtype : str
         "float16", "float32" or "int8".
     pool_factor : int
         How many tokens share a vector on average.
+    kind : str
+        "tokens" for token vectors, "mean" for the means of another column's.
     """
 
     source: str
     encoder: str | None
     dtype: str
     pool_factor: int = 1
+    kind: str = "tokens"
 
     def metadata(self) -> dict[str, str]:
         """Return the field metadata to write."""
@@ -43,6 +46,20 @@ class ColumnRecord:
         """Return what a column says of itself, None where it says nothing."""
         text = (schema.field(column).metadata or {}).get(_KEY.encode())
         return None if text is None else cls(**json.loads(text))
+
+
+def require_same_record(record: ColumnRecord | None, wanted: ColumnRecord, column: str) -> None:
+    """Raise `ColumnError` unless a column was made as is wanted now; one that says nothing passes."""
+    if record is None:
+        return
+    for setting in ("kind", "source", "dtype", "pool_factor"):
+        there, asked = getattr(record, setting), getattr(wanted, setting)
+        if there != asked:
+            raise ColumnError(
+                f"column {column!r} was made with {setting}={there!r}, not {asked!r}. Choose another name, or drop it "
+                f"first: table.drop_columns([{column!r}])"
+            )
+    require_encoder(record, wanted.encoder, column)
 
 
 def require_encoder(record: ColumnRecord, fingerprint: str | None, column: str) -> None:

@@ -28,7 +28,7 @@ class Survey:
     stale : int
         Rows whose value is that of another text: the text was changed since.
     without_text : int
-        Rows with neither.
+        Rows with no text, or with one that gives no value.
     """
 
     rows: int = 0
@@ -75,10 +75,10 @@ def survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: 
         return Survey(rows, without_text=rows - with_text, **filled)
     total = Survey()
     for batch in fragment.scanner(columns=[source, column], batch_size=WINDOW).to_batches():
-        texts, values = batch.column(source).to_pylist(), batch.column(column)
-        fresh, held = ledger.fresh(texts, values), values.is_valid().to_numpy(zero_copy_only=False)
+        sources, values = batch.column(source), batch.column(column)
+        fresh, held = ledger.fresh(sources, values), values.is_valid().to_numpy(zero_copy_only=False)
         total += Survey(
-            rows=len(texts),
+            rows=len(sources),
             encoded=int((fresh & held).sum()),
             missing=int((~fresh & ~held).sum()),
             stale=int((~fresh & held).sum()),

@@ -439,15 +439,26 @@ class TestAnEncoderThatFails:
             fill(table, encoder)
         assert table.to_arrow()["colbert"].null_count == 60, "and nothing of them is stored"
 
-    def test_nulls_for_texts_are_an_error_not_an_endless_loop(self, table):
+    def test_texts_that_have_no_value_stay_null_and_are_asked_for_once(self, table):
         class Nothing:
             data_type = storage = pa.list_(pa.list_(pa.int32(), 2))
+            asked = 0
 
-            def encode(self, texts):
-                return pa.nulls(len(texts), self.storage)
+            def accepts(self, data_type):
+                return True
 
-        with pytest.raises(ModelError, match="null"):
-            backfill(Target(table, "n", "text", Nothing(), {}))
+            def encode(self, sources):
+                self.asked += len(sources)
+                return pa.nulls(len(sources), self.storage)
+
+        nothing = Nothing()
+        for _ in range(2):
+            backfill(Target(table, "n", "text", nothing, {}))
+        assert nothing.asked == 60
+        assert table.to_arrow()["n"].null_count == 60
+        table.optimize()
+        backfill(Target(table, "n", "text", nothing, {}))
+        assert nothing.asked == 60
 
 
 class TestArguments:
