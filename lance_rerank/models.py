@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -136,7 +137,7 @@ def forward_batches(
 ) -> None:
     """Call `forward` with the positions of each batch of texts of similar length.
 
-    On a CPU batches run side by side, each on one core: the same work on the same cores ends a quarter sooner than
+    On a CPU batches run `side_by_side`: the same work on the same cores ends a quarter sooner than
     with all cores on one batch after another, and many times sooner where other processes keep a core busy, since no
     core ever waits for another.
 
@@ -159,12 +160,23 @@ def forward_batches(
     budget = token_budget or (1024 if device == "cpu" else 16_384)
     if threads > 1:  # small work is shared out too
         budget = min(budget, max(64, -(-sum(lengths) // threads)))
-    batches = batches_by_length(lengths, budget, batch_size)
-    if threads == 1 or len(batches) == 1:
-        for batch in batches:
-            forward(batch)
+    side_by_side(forward, batches_by_length(lengths, budget, batch_size), device)
+
+
+def side_by_side(work: Callable[[T], None], parts: Sequence[T], device: str) -> None:
+    """Call `work` with each part; on a CPU several at once, each on one core, as many as torch has threads.
+
+    Torch's own threads wait for each other, spinning, at the end of every operation. Where LanceDB, or another
+    process, keeps a core busy, they wait long.
+    """
+    import torch
+
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            work(part)
         return
-    for _ in _one_core_threads(threads, os.getpid()).map(forward, batches):
+    for _ in _one_core_threads(threads, os.getpid()).map(work, parts):
         pass
 
 

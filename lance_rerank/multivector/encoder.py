@@ -16,6 +16,7 @@ import numpy as np
 from lance_rerank import models
 from lance_rerank.errors import ModelError
 from lance_rerank.extras import require
+from lance_rerank.multivector.explanation import positional_names
 from lance_rerank.multivector.fingerprint import sketch
 from lance_rerank.types import FloatArray
 
@@ -32,6 +33,8 @@ class _Backend(Protocol):
     dim: int
 
     def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]: ...
+
+    def tokens(self, text: str, *, is_query: bool) -> list[str]: ...
 
 
 class ColBERTEncoder:
@@ -116,6 +119,19 @@ class ColBERTEncoder:
         with self._lock:
             return self._backend.encode(texts, is_query=False)
 
+    def query_tokens(self, text: str) -> list[str]:
+        """Return the tokens of a query, one for each vector that `encode_queries` gives it.
+
+        Markers and the mask tokens that a ColBERT checkpoint fills queries up with are among them, as are its vectors.
+        """
+        with self._lock:
+            return self._backend.tokens(text, is_query=True)
+
+    def document_tokens(self, text: str) -> list[str]:
+        """Return the tokens of a document, one for each vector that `encode_documents` gives it."""
+        with self._lock:
+            return self._backend.tokens(text, is_query=False)
+
     @cached_property
     def _backend(self) -> _Backend:
         device = self.device or models.default_device()
@@ -150,9 +166,7 @@ class _PlainBackend:
     def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:  # noqa: ARG002 (queries are texts)
         if not texts:
             return []
-        encoded = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True
-        )
+        encoded = self._tokenized(texts)
         special = encoded.pop("special_tokens_mask")
         lengths = [len(ids) for ids in encoded["input_ids"]]
         vectors: list[FloatArray] = [np.empty((0, self.dim), np.float32)] * len(texts)
@@ -165,6 +179,18 @@ class _PlainBackend:
 
         models.forward_batches(forward, lengths, self._device, self._settings.token_budget, self._settings.batch_size)
         return vectors
+
+    def tokens(self, text: str, *, is_query: bool) -> list[str]:  # noqa: ARG002 (queries are texts)
+        encoded = self._tokenized([text])
+        ids, special = encoded["input_ids"][0], encoded["special_tokens_mask"][0]
+        return _readable(
+            self._tokenizer, [token for token, is_special in zip(ids, special, strict=True) if not is_special]
+        )
+
+    def _tokenized(self, texts: Sequence[str]) -> Any:
+        return self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_special_tokens_mask=True
+        )
 
     def _hidden_states(self, features: dict[str, list[list[int]]]) -> FloatArray:
         """Return float32 ``(n_texts, n_padded, dim)`` of unit vectors."""
@@ -200,6 +226,12 @@ class _PylateBackend:
         )
         return [_unit(vectors) for vectors in encoded]
 
+    def tokens(self, text: str, *, is_query: bool) -> list[str]:
+        # PyLate itself says which tokens it kept, at the price of a forward pass
+        encoded = self._model.encode([text], is_query=is_query, output_value=None, show_progress_bar=False)
+        ids, kept = (np.asarray(encoded[name][0]) for name in ("input_ids", "masks"))
+        return _readable(self._model.tokenizer, ids[kept.astype(bool)].tolist())
+
 
 class _MultiVectorBackend:
     """A ColBERT checkpoint, run by sentence-transformers 6 or later, which reads those of PyLate and Stanford too."""
@@ -219,8 +251,7 @@ class _MultiVectorBackend:
     def encode(self, texts: Sequence[str], *, is_query: bool) -> list[FloatArray]:
         if not texts:
             return []
-        encode = self._model.encode_query if is_query else self._model.encode_document
-        encoded = encode(
+        encoded = self._encode(is_query)(
             list(texts),
             batch_size=self._batch_size,
             convert_to_numpy=False,
@@ -228,6 +259,22 @@ class _MultiVectorBackend:
             show_progress_bar=False,
         )
         return [_unit(vectors) for vectors in encoded]
+
+    def tokens(self, text: str, *, is_query: bool) -> list[str]:
+        # sentence-transformers itself says which tokens it kept, at the price of a forward pass
+        features = self._encode(is_query)([text], output_value=None, show_progress_bar=False)[0]
+        ids, kept = features["input_ids"], features["attention_mask"].bool()
+        if len(ids) != len(kept):  # a checkpoint that pools its tokens itself: its vectors are of no one token
+            return positional_names(int(kept.sum()))
+        return _readable(self._model.tokenizer, ids[kept].tolist())
+
+    def _encode(self, is_query: bool) -> Any:
+        return self._model.encode_query if is_query else self._model.encode_document
+
+
+def _readable(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return tokens as people write them: a vocabulary's own spelling may stand for bytes, as in ``ĠcafÃ©``."""
+    return [tokenizer.decode([token]).strip() or str(tokenizer.convert_ids_to_tokens(token)) for token in ids]
 
 
 def _multi_vector_encoder() -> Any | None:

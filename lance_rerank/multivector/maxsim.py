@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from lance_rerank import models
 from lance_rerank.errors import ColumnError, QueryError
 from lance_rerank.types import FloatArray
 
@@ -136,11 +137,17 @@ def maxsim_many(queries: Sequence[FloatArray], documents: Ragged, *, device: str
     first_rows = np.cumsum([0, *(len(query) for query in queries[:-1])])
     best_products = _best_products(rows, documents.values.dtype)
     starts, ends = documents.starts[filled], documents.starts[filled] + documents.lengths[filled]
-    for block in _blocks(starts, ends, max(MIN_BLOCK, BLOCK // len(rows))):
+
+    def score(block: slice) -> None:
         first, last = int(starts[block.start]), int(ends[block.stop - 1])
         tokens = documents.values[first:last].to(device)
         best = best_products(tokens, starts[block] - first, ends[block] - first)
         scores[:, filled[block]] = np.add.reduceat(best, first_rows, axis=0)
+
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    share = -(-int(documents.lengths.sum()) // threads)
+    blocks = list(_blocks(starts, ends, max(MIN_BLOCK, min(share, BLOCK // len(rows)))))
+    models.side_by_side(score, blocks, device)
     if documents.values.dtype == torch.int8:
         scores /= INT8_SCALE**2
     return scores

@@ -28,15 +28,33 @@ def pool_tokens(vectors: FloatArray, factor: int) -> FloatArray:
     ArgumentError
         The factor is less than 1.
     """
-    if factor < 1:
-        raise ArgumentError(f"pool_factor must be at least 1, got {factor!r}")
-    count = max(1, len(vectors) // factor)
-    if factor == 1 or len(vectors) <= count:
+    count = _pooled_count(len(vectors), factor)
+    if count == len(vectors):
         return vectors
     sums = np.zeros((count, vectors.shape[1]), np.float32)
-    np.add.at(sums, _clusters(linkage(vectors, method="ward"), len(vectors), count), vectors)
+    np.add.at(sums, token_clusters(vectors, factor), vectors)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return (sums / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+def token_clusters(vectors: FloatArray, factor: int) -> npt.NDArray[np.int64]:
+    """Return for each token which of the vectors of `pool_tokens` it is averaged into, ``(n_tokens,)``.
+
+    Raises
+    ------
+    ArgumentError
+        The factor is less than 1.
+    """
+    count = _pooled_count(len(vectors), factor)
+    if count == len(vectors):
+        return np.arange(count)
+    return _clusters(linkage(vectors, method="ward"), len(vectors), count)
+
+
+def _pooled_count(n: int, factor: int) -> int:
+    if factor < 1:
+        raise ArgumentError(f"pool_factor must be at least 1, got {factor!r}")
+    return min(n, max(1, n // factor))
 
 
 def _clusters(merges: npt.NDArray[np.float64], n: int, count: int) -> npt.NDArray[np.int64]:

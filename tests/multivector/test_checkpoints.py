@@ -111,6 +111,74 @@ class TestSentenceTransformersCheckpoint:
             lr.ColBERTEncoder(folder).encode_documents(TEXTS)
 
 
+@pytest.fixture(scope="module", params=["plain", "pylate", "stanford", "sentence-transformers"])
+def any_encoder(request, tiny_encoder, tmp_path_factory):
+    """One of each kind of model, whichever library runs it here."""
+    folder = tmp_path_factory.mktemp("tokens")
+    if request.param == "plain":
+        model = tiny_encoder
+    elif request.param != "sentence-transformers":
+        model = testing.save_tiny_colbert(folder, request.param)
+    elif HAS_MULTI_VECTOR_ENCODER:
+        from sentence_transformers import MultiVectorEncoder
+
+        MultiVectorEncoder(testing.save_tiny_colbert(folder / "source"), device="cpu").save(str(folder / "saved"))
+        model = folder / "saved"
+    else:
+        pytest.skip("sentence-transformers 6 writes them")
+    return lr.ColBERTEncoder(model, device="cpu", precision="float32")
+
+
+class TestTokens:
+    """Each vector has a name."""
+
+    HARD = (
+        *TEXTS,
+        "",
+        "  ",
+        "!?.,",
+        "key. api! (user)",
+        "the cat " * 200,
+        "Schlüssel für 日本語 😀\n\tkey",
+        "\u200b a",
+    )
+
+    @pytest.mark.parametrize("text", HARD)
+    def test_there_are_as_many_as_vectors(self, any_encoder, text):
+        assert len(any_encoder.query_tokens(text)) == len(any_encoder.encode_queries([text])[0])
+        assert len(any_encoder.document_tokens(text)) == len(any_encoder.encode_documents([text])[0])
+
+    def test_a_batch_of_texts_changes_nothing(self, any_encoder):
+        together = any_encoder.encode_documents(self.HARD)
+        assert [len(vectors) for vectors in together] == [len(any_encoder.document_tokens(text)) for text in self.HARD]
+
+    def test_they_are_what_the_text_says(self, checkpoint):
+        encoder, by_hand = checkpoint
+        marker = by_hand.document_marker.strip()
+        assert encoder.document_tokens("rotate, the keys!") == ["[CLS]", marker, "rotate", "the", "keys", "[SEP]"]
+        marker = by_hand.query_marker.strip()
+        expected = ["[CLS]", marker, "rotate", ",", "keys", "[SEP]", *["[MASK]"] * 6]
+        assert encoder.query_tokens("rotate, keys") == expected
+
+    def test_a_plain_model_has_those_of_the_text_alone(self, tiny_encoder):
+        encoder = lr.ColBERTEncoder(tiny_encoder, device="cpu", precision="float32", max_tokens=6)
+        assert encoder.document_tokens("Rotate keys.") == ["rotate", "keys", "."]
+        assert encoder.query_tokens("apis") == ["api", "##s"]
+        assert encoder.query_tokens("the cat and the dog") == ["the", "cat", "and", "the"]
+
+    @pytest.mark.skipif(not HAS_MULTI_VECTOR_ENCODER, reason="sentence-transformers 6 has them")
+    def test_a_checkpoint_that_pools_its_tokens_itself_has_positions(self, tmp_path):
+        from sentence_transformers import MultiVectorEncoder
+        from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+        model = MultiVectorEncoder(testing.save_tiny_colbert(tmp_path / "source"), device="cpu")
+        model.append(HierarchicalTokenPooling(2))
+        model.save(str(tmp_path / "saved"))
+        encoder = lr.ColBERTEncoder(tmp_path / "saved", device="cpu", precision="float32")
+        vectors = encoder.encode_documents(["the cat and the dog"])[0]
+        assert encoder.document_tokens("the cat and the dog") == [f"token {i}" for i in range(len(vectors))]
+
+
 def test_a_plain_model_says_that_it_is_no_colbert(tiny_encoder, caplog):
     with caplog.at_level("WARNING", logger="lance_rerank"):
         lr.ColBERTEncoder(tiny_encoder, device="cpu").encode_documents(["a cat"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_rerank.errors import ArgumentError
-from lance_rerank.multivector import pool_tokens
+from lance_rerank.multivector import pool_tokens, token_clusters
 
 
 def unit(rows):
@@ -41,3 +41,24 @@ def test_there_are_as_many_unit_vectors_as_asked_for_whatever_ties(n, factor, di
     pooled = pool_tokens(vectors, factor)
     assert pooled.shape == (max(1, n // factor), 6)
     np.testing.assert_allclose(np.linalg.norm(pooled, axis=1), 1, atol=1e-5)
+
+
+def test_clusters_say_which_tokens_a_vector_is_the_mean_of():
+    vectors = unit([[1, 0.1], [0.1, 1], [1, -0.1], [-0.1, 1]])
+    clusters = token_clusters(vectors, 2)
+    assert clusters[0] == clusters[2]
+    assert clusters[1] == clusters[3]
+    np.testing.assert_allclose(pool_tokens(vectors, 2)[clusters[0]], [1, 0], atol=1e-6)
+    assert token_clusters(vectors, 1).tolist() == [0, 1, 2, 3]
+    assert token_clusters(np.empty((0, 4), np.float32), 3).tolist() == []
+    with pytest.raises(ArgumentError, match="at least 1"):
+        token_clusters(vectors, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 40), factor=st.integers(1, 5), seed=st.integers(0, 99))
+def test_the_means_of_the_clusters_are_the_pooled_vectors(n, factor, seed):
+    vectors = unit(np.random.default_rng(seed).standard_normal((n, 6)))
+    clusters = token_clusters(vectors, factor)
+    means = unit([vectors[clusters == i].mean(axis=0) for i in range(clusters.max() + 1)])
+    np.testing.assert_allclose(pool_tokens(vectors, factor), means, atol=1e-5)

@@ -1,15 +1,20 @@
-"""Late interaction over token vectors stored in the table, on every path LanceDB has."""
+"""Late interaction over token vectors stored in the table, on every path LanceDB has, and over those that are not."""
 
 from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
 
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from lancedb.index import FTS
 
 import lance_rerank as lr
 from lance_rerank import arrow, lance
-from lance_rerank.errors import ColumnError, QueryError, RowIdError, UnsupportedError
+from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, RowIdError, UnsupportedError
+from lance_rerank.testing import RerankerContract
 
 VECTOR = np.linspace(-1, 1, 8).astype(np.float32)
 QUERY = "rotate the api keys"
@@ -192,11 +197,13 @@ class TestRowsWithoutVectors:
         assert rows[arrow.RELEVANCE].to_pylist()[-3:] == [None] * 3
         assert None not in rows[arrow.RELEVANCE].to_pylist()[:-3]
 
-    def test_rows_added_since_the_column_was_filled_come_last(self, stored, late):
+    def test_rows_added_since_the_column_was_filled_come_last_if_asked_for(self, stored, encoder):
+        late = lr.LateInteractionReranker(encoder, table=stored, missing="null")
         stored.add([{"id": 900, "text": QUERY, "lang": "en", "vector": VECTOR}])
         rows = stored.search(VECTOR).select(COLUMNS).limit(6).rerank(late, query_string=QUERY).to_arrow()
         scores = dict(zip(rows["id"].to_pylist(), rows[arrow.RELEVANCE].to_pylist(), strict=True))
         assert scores[900] is None
+        assert (encoder.documents, late.documents_encoded) == (0, 0)
 
     def test_rows_deleted_between_search_and_fetch_come_last(self, stored, encoder, tmp_path):
         current = lancedb.connect(tmp_path / "db").open_table("docs")
@@ -265,7 +272,7 @@ class TestErrors:
 
     def test_without_a_table_the_column_has_to_be_selected(self, stored, encoder):
         carried = lr.LateInteractionReranker(encoder)
-        with pytest.raises(ColumnError, match=r"'colbert'.*select\(.*table="):
+        with pytest.raises(ColumnError, match=r"'colbert'.*select\(.*table=.*vectors=None"):
             stored.search(VECTOR).select(["id"]).rerank(carried, query_string=QUERY).to_arrow()
 
     async def test_an_async_table_is_refused(self, async_stored, encoder):
@@ -280,6 +287,10 @@ class TestErrors:
         late = lr.LateInteractionReranker(Silent(), table=stored)
         with pytest.raises(QueryError, match="'the' has no tokens"):
             stored.search(VECTOR).rerank(late, query_string="the").to_arrow()
+
+    def test_missing_is_one_of_two_words(self, stored, encoder):
+        with pytest.raises(ArgumentError, match="missing must be 'encode' or 'null', got 'skip'"):
+            lr.LateInteractionReranker(encoder, table=stored, missing="skip")
 
     def test_a_vector_search_without_the_query_as_text_is_lancedbs_error(self, stored, late):
         with pytest.raises(ValueError, match="not a string"):
@@ -335,7 +346,452 @@ class TestWhichTableIsRead:
 
     def test_candidates_of_which_none_has_vectors_are_said_to_be_unranked(self, docs, encoder, caplog):
         lance.add_hidden_column(docs, "colbert", pa.list_(pa.fixed_shape_tensor(pa.float16(), [16])), {})
-        late = lr.LateInteractionReranker(encoder, table=docs)
+        late = lr.LateInteractionReranker(encoder, table=docs, missing="null")
         rows = lr.hybrid(docs, QUERY, vector=VECTOR).rerank(late).select(COLUMNS).limit(3).to_arrow()
         assert rows[arrow.RELEVANCE].null_count == 3
         assert "candidates has token vectors in 'colbert'" in caplog.text
+
+
+NEW = [
+    {"id": 900, "text": QUERY, "lang": "en", "vector": VECTOR},
+    {"id": 901, "text": "bake api bread", "lang": "en", "vector": VECTOR},
+    {"id": 902, "text": None, "lang": "en", "vector": VECTOR},
+    {"id": 903, "text": "  ", "lang": "en", "vector": VECTOR},
+]
+
+
+def scores_by_id(rows):
+    return dict(zip(rows["id"].to_pylist(), rows[arrow.RELEVANCE].to_pylist(), strict=True))
+
+
+def near(table, columns=COLUMNS, limit=12):
+    """A search for the four new rows, the three old ones without tokens, and five with stored vectors."""
+    return table.search(VECTOR).select(columns).limit(limit)
+
+
+@pytest.fixture
+def mixed(stored):
+    """The table with rows added since its column was filled, two of which have a text."""
+    stored.add(NEW)
+    return stored
+
+
+@pytest.fixture
+def takes(monkeypatch):
+    """How many rows were taken from the table, and which columns of them, each time."""
+    seen = []
+    take_rows = lance.take_rows
+    monkeypatch.setattr(
+        lance,
+        "take_rows",
+        lambda table, ids, columns: seen.append((len(ids), list(columns))) or take_rows(table, ids, columns),
+    )
+    return seen
+
+
+class TestRowsEncodedAtQueryTime:
+    def test_rows_without_vectors_score_as_if_they_had_them(self, mixed, late, encoder, caplog):
+        rows = near(mixed).rerank(late, query_string=QUERY).to_arrow()
+        assert rows.num_rows == 12
+        assert scores_by_id(rows)[900] == pytest.approx(4.0, abs=0.01)
+        texts = rows["text"].to_pylist()
+        assert [text for text in texts[-5:] if text and text.strip()] == []
+        assert rows[arrow.RELEVANCE].to_pylist()[-5:] == [None] * 5, "what has no text comes last"
+        assert_scored_by_maxsim(rows.slice(0, 7), encoder)
+        assert late.documents_encoded == encoder.documents == 2
+        assert (
+            "2 of 12 candidates had no token vectors in 'colbert' and were encoded at query time: "
+            "sync_multivector_column(table, 'colbert', encoder=encoder) stores them" in caplog.text
+        )
+
+    def test_where_all_is_stored_nothing_else_is_read_encoded_or_said(self, stored, late, encoder, takes, caplog):
+        search = stored.search(VECTOR).select(["id"]).where("id < 240").limit(40)
+        rows = search.rerank(late, query_string=QUERY).to_arrow()
+        assert rows[arrow.RELEVANCE].null_count == 0
+        assert takes == [(40, ["colbert"])]
+        assert (encoder.documents, late.documents_encoded, late.reads, caplog.text) == (0, 0, (), "")
+
+    def test_texts_are_fetched_for_those_rows_alone(self, mixed, late, takes):
+        rows = near(mixed, ["id"]).rerank(late, query_string=QUERY).to_arrow()
+        assert takes == [(12, ["colbert"]), (6, ["text"])], "the new rows, and the old ones whose text is null"
+        assert rows.column_names == ["id", arrow.RELEVANCE]
+        with_texts = near(mixed).rerank(late, query_string=QUERY).to_arrow()
+        assert scores_by_id(rows) == scores_by_id(with_texts)
+
+    def test_texts_among_the_rows_are_not_fetched_again(self, mixed, late, takes):
+        near(mixed).rerank(late, query_string=QUERY).to_arrow()
+        assert takes == [(12, ["colbert"])]
+
+    @pytest.mark.parametrize("pool_factor", [1, 2, 3])
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+    def test_scores_are_those_after_a_sync(self, docs, encoder, dtype, pool_factor):
+        lr.add_multivector_column(docs, encoder=encoder, dtype=dtype, pool_factor=pool_factor)
+        docs.add(NEW)
+        late = lr.LateInteractionReranker(encoder, table=docs)
+        before = scores_by_id(near(docs).rerank(late, query_string=QUERY).to_arrow())
+        assert late.documents_encoded == 2
+        lr.sync_multivector_column(docs, encoder=encoder)
+        after = scores_by_id(near(docs).rerank(late, query_string=QUERY).to_arrow())
+        assert late.documents_encoded == 2
+        assert before == after
+        assert None not in (before[900], before[901])
+
+    def test_the_column_says_which_texts_it_was_made_from(self, docs, encoder):
+        lr.add_multivector_column(docs, source="lang", encoder=encoder)
+        docs.add(NEW)
+        late = lr.LateInteractionReranker(encoder, table=docs)
+        scores = scores_by_id(near(docs).rerank(late, query_string="en").to_arrow())
+        assert scores[900] == scores[902] == pytest.approx(1.0, abs=0.01)
+
+    def test_a_column_that_says_nothing_of_itself_is_rounded_to_by_its_type(self, docs, encoder):
+        lance.add_hidden_column(docs, "colbert", pa.list_(pa.fixed_shape_tensor(pa.int8(), [16])), {})
+        late = lr.LateInteractionReranker(encoder, table=docs)
+        rows = docs.search(VECTOR).select(["id", "text"]).limit(5).rerank(late, query_string="api").to_arrow()
+        one = 90 * 90 * 2 / 127**2  # both numbers of a word are round(127 / sqrt(2)) = 90
+        for text, score in zip(rows["text"].to_pylist(), rows[arrow.RELEVANCE].to_pylist(), strict=True):
+            assert score == pytest.approx(maxsim_by_hand(encoder, "api", text) * one)
+
+    def test_columns_of_which_the_text_is_made_are_fetched_too(self, docs, encoder):
+        lance.add_hidden_column(docs, "colbert", pa.list_(pa.fixed_shape_tensor(pa.float32(), [16])), {})
+        late = lr.LateInteractionReranker(encoder, table=docs, column="{lang} {text}")
+        rows = docs.search(VECTOR).select(["id"]).where("lang = 'de'").limit(5).rerank(late, query_string="de")
+        assert rows.to_arrow()[arrow.RELEVANCE].to_pylist() == pytest.approx([1.0] * 5)
+
+    def test_rows_deleted_between_search_and_fetch_are_not_brought_back(self, mixed, encoder, tmp_path):
+        current = lancedb.connect(tmp_path / "db").open_table("docs")
+        late = lr.LateInteractionReranker(encoder, table=current)
+        current.delete("id = 900")
+        for columns in (COLUMNS, ["id"]):  # with its text among the rows, and without
+            scores = scores_by_id(near(mixed, columns).rerank(late, query_string=QUERY).to_arrow())
+            assert scores[900] is None
+            assert scores[901] is not None
+
+    def test_vectors_that_come_with_the_results(self, mixed, encoder, caplog):
+        carried = lr.LateInteractionReranker(encoder)
+        rows = near(mixed, [*COLUMNS, "colbert"]).rerank(carried, query_string=QUERY).to_arrow()
+        assert scores_by_id(rows)[900] == pytest.approx(4.0, abs=0.01)
+        assert carried.documents_encoded == 2
+        without_texts = near(mixed, ["id", "colbert"]).rerank(carried, query_string=QUERY).to_arrow()
+        assert scores_by_id(without_texts)[900] is None
+        assert "6 of 12 candidates have no token vectors in 'colbert', and no column 'text' to encode" in caplog.text
+        late = lr.LateInteractionReranker(encoder, table=mixed)
+        fetched = near(mixed, ["id", "colbert"]).rerank(late, query_string=QUERY).to_arrow()
+        assert scores_by_id(fetched) == scores_by_id(rows), "with a table the texts are fetched"
+
+    def test_vectors_that_come_with_the_results_say_how_they_are_stored(self, docs, encoder):
+        lr.add_multivector_column(docs, encoder=encoder, dtype="int8", pool_factor=2)
+        docs.add(NEW)
+        answers = [
+            lr.hybrid(docs, QUERY, vector=VECTOR).rerank(late).limit(200).to_arrow()
+            for late in (lr.LateInteractionReranker(encoder), lr.LateInteractionReranker(encoder, table=docs))
+        ]
+        assert scores_by_id(answers[0]) == scores_by_id(answers[1])
+        assert 900 in scores_by_id(answers[0])
+
+    async def test_on_async_searches(self, mixed, late, encoder, tmp_path):
+        table = await (await lancedb.connect_async(tmp_path / "db")).open_table("docs")
+        ours = (await lr.hybrid_async(table, QUERY, vector=VECTOR)).rerank(late).limit(12)
+        lancedbs = table.query().nearest_to(VECTOR).nearest_to_text(QUERY).select(COLUMNS).limit(12).rerank(late)
+        for search in (ours, lancedbs):
+            rows = await search.to_arrow()
+            assert scores_by_id(rows)[900] == pytest.approx(4.0, abs=0.01)
+        assert late.documents_encoded == encoder.documents == 4
+
+    def test_a_retriever(self, mixed, late):
+        hits = lr.Retriever(mixed, query_type="fts", reranker=late).retrieve(QUERY, k=1)
+        assert (hits[0].doc_id, hits[0].score) == ("900", pytest.approx(4.0, abs=0.01))
+
+    def test_a_query_that_is_encoded_already(self, mixed, late, encoder):
+        rows = near(mixed).with_row_id(True).to_arrow()
+        tokens = encoder.encode_queries([QUERY])[0]
+        assert late.score_tokens(tokens, rows).equals(late.score_rows(QUERY, rows))
+        fresh = lr.LateInteractionReranker(encoder, vectors=None)
+        expected = [maxsim_by_hand(encoder, QUERY, text) for text in rows["text"].to_pylist()]
+        assert fresh.score_tokens(tokens, rows).to_pylist() == [score and pytest.approx(score) for score in expected]
+
+    def test_threads_count_together(self, mixed, late):
+        rows = near(mixed).with_row_id(True).to_arrow()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: late.rerank_vector(QUERY, rows), range(20)))
+        assert late.documents_encoded == 40
+
+    def test_an_encoder_that_answers_with_too_few_documents_is_an_error(self, mixed, late, encoder, monkeypatch):
+        monkeypatch.setattr(encoder, "encode_documents", lambda texts: [])
+        with pytest.raises(ModelError, match="0 documents for 2 texts"):
+            near(mixed).rerank(late, query_string=QUERY).to_arrow()
+
+    def test_where_no_row_has_vectors_all_are_encoded(self, docs, encoder, caplog):
+        lance.add_hidden_column(docs, "colbert", pa.list_(pa.fixed_shape_tensor(pa.float16(), [16])), {})
+        late = lr.LateInteractionReranker(encoder, table=docs)
+        rows = docs.search(VECTOR).select(COLUMNS).limit(9).rerank(late, query_string=QUERY).to_arrow()
+        assert_scored_by_maxsim(rows, encoder)
+        assert "9 of 9 candidates had no token vectors" in caplog.text
+        assert "none is ranked" not in caplog.text
+
+
+class TestNothingStored:
+    """`vectors=None`: every candidate is encoded at query time, as LanceDB's own ColbertReranker does."""
+
+    @pytest.fixture
+    def fresh(self, encoder):
+        return lr.LateInteractionReranker(encoder, vectors=None)
+
+    def test_every_candidate_is_encoded_and_counted(self, docs, fresh, encoder, caplog):
+        rows = docs.search(VECTOR).select(COLUMNS).limit(40).rerank(fresh, query_string=QUERY).to_arrow()
+        assert_scored_by_maxsim(rows, encoder)
+        assert fresh.documents_encoded == encoder.documents == 40
+        assert caplog.text == ""
+        assert rows.column_names == [*COLUMNS, arrow.RELEVANCE]
+
+    def test_on_hybrid_searches_the_text_is_fetched_for_it(self, docs, fresh, encoder):
+        rows = lr.hybrid(docs, QUERY, vector=VECTOR).rerank(fresh).select(["id"]).limit(20).to_arrow()
+        assert rows.column_names == ["id", arrow.RELEVANCE]
+        theirs = docs.search(query_type="hybrid").vector(VECTOR).text(QUERY).select(COLUMNS).limit(20)
+        assert_scored_by_maxsim(theirs.rerank(fresh).to_arrow(), encoder)
+
+    async def test_on_async_searches(self, docs, fresh, encoder, tmp_path):
+        table = await (await lancedb.connect_async(tmp_path / "db")).open_table("docs")
+        rows = await table.query().nearest_to(VECTOR).limit(9).rerank(fresh, query_string=QUERY).to_arrow()
+        assert_scored_by_maxsim(rows, encoder)
+
+    def test_a_table_is_not_needed_and_does_no_harm(self, docs, encoder):
+        late = lr.LateInteractionReranker(encoder, table=docs, vectors=None)
+        rows = docs.search(VECTOR).select(COLUMNS).limit(9).rerank(late, query_string=QUERY).to_arrow()
+        assert_scored_by_maxsim(rows, encoder)
+
+    def test_several_columns_make_a_text(self, docs, encoder):
+        late = lr.LateInteractionReranker(encoder, vectors=None, column=["lang", "text"])
+        assert late.reads == ("lang", "text")
+        rows = docs.search(VECTOR).where("lang = 'de'").limit(5).rerank(late, query_string="de").to_arrow()
+        assert rows[arrow.RELEVANCE].to_pylist() == pytest.approx([1.0] * 5)
+
+    def test_a_query_without_tokens_is_refused(self, docs, fresh, encoder, monkeypatch):
+        monkeypatch.setattr(encoder, "encode_queries", lambda texts: [np.empty((0, 16), np.float32)])
+        with pytest.raises(QueryError, match="'the' has no tokens"):
+            docs.search(VECTOR).rerank(fresh, query_string="the").to_arrow()
+
+    def test_it_prints_as_what_it_is(self, fresh):
+        assert str(fresh) == "LateInteractionReranker(Letters(), vectors=None)"
+
+
+class TestContractWithNothingStored(RerankerContract):
+    def make_reranker(self, **arguments):
+        return lr.LateInteractionReranker(Letters(), vectors=None, **arguments)
+
+
+PLANE = {"api": (1, 0), "keys": (0.96, 0.28), "bread": (0, 1), "oven": (0.28, 0.96), "the": (0.6, -0.8)}
+
+
+class Nameless:
+    """A token encoder of words with a direction in the plane: what a score is made of can be computed in the head."""
+
+    dim = 2
+    fingerprint = None
+
+    def _encode(self, text):
+        return np.array([PLANE[word] for word in text.split()], np.float32).reshape(-1, 2)
+
+    def encode_queries(self, texts):
+        return [self._encode(text) for text in texts]
+
+    def encode_documents(self, texts):
+        return [self._encode(text) for text in texts]
+
+
+class Directions(Nameless):
+    """The same, which also says what its vectors are of."""
+
+    def query_tokens(self, text):
+        return text.split()
+
+    def document_tokens(self, text):
+        return text.split()
+
+    def __repr__(self):
+        return "Directions()"
+
+
+def told(explanation):
+    """The matches as (query token, document token, position) with similarities beside them."""
+    matches = explanation.matches
+    return [(m.query_token, m.document_token, m.document_position) for m in matches], [m.similarity for m in matches]
+
+
+class TestExplain:
+    TEXTS = ("bread oven keys", "the api", None, "api bread keys oven")
+
+    @pytest.fixture
+    def plane(self):
+        return Directions()
+
+    @pytest.fixture
+    def table(self, db):
+        return db.create_table("t", [{"id": i, "text": t, "vector": VECTOR} for i, t in enumerate(self.TEXTS)])
+
+    def ranked(self, table, late, query, columns=("id", "text", "_rowid")):
+        rows = late.rerank_vector(query, table.search(VECTOR).with_row_id(True).to_arrow())
+        assert rows.num_rows == table.count_rows()
+        scores = scores_by_id(rows)
+        everything = table.search(VECTOR).with_row_id(True).to_list()
+        return [({name: row[name] for name in columns}, scores[row["id"]]) for row in everything]
+
+    def test_each_query_token_has_its_best_token_of_the_row(self, plane):
+        late = lr.LateInteractionReranker(plane, vectors=None)
+        explanation = late.explain("api oven", {"text": "bread oven keys"})
+        pairs, similarities = told(explanation)
+        assert pairs == [("api", "keys", 2), ("oven", "oven", 1)]
+        assert similarities == pytest.approx([0.96, 1.0])
+        assert explanation.score == sum(similarities)
+        assert [match.query_position for match in explanation.matches] == [0, 1]
+        assert (explanation.query, explanation.text) == ("api oven", "bread oven keys")
+
+    def test_it_prints_as_a_table_and_goes_into_json(self, plane):
+        explanation = lr.LateInteractionReranker(plane, vectors=None).explain("the oven", {"text": "bread oven"})
+        assert str(explanation) == "score 0.4000\n  the  -0.600  oven\n  oven  1.000  oven"
+        values = explanation.to_dict()
+        assert json.loads(json.dumps(values)) == values
+        assert values["matches"][1] == {
+            "query_token": "oven",
+            "document_token": "oven",
+            "similarity": pytest.approx(1.0),
+            "query_position": 1,
+            "document_position": 1,
+        }
+
+    @pytest.mark.parametrize("carried", [True, False], ids=["in the row", "by row id"])
+    @pytest.mark.parametrize("pool_factor", [1, 2])
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+    def test_the_sum_is_the_score_of_the_row(self, table, plane, dtype, pool_factor, carried):
+        lr.add_multivector_column(table, encoder=plane, dtype=dtype, pool_factor=pool_factor)
+        late = lr.LateInteractionReranker(plane, table=table)
+        columns = ("id", "text", "_rowid", *(["colbert"] if carried else []))
+        explained = 0
+        for row, score in self.ranked(table, late, "the api oven", columns):
+            if score is not None:
+                assert late.explain("the api oven", row).score == pytest.approx(score, abs=1e-6)
+                explained += 1
+        assert explained == 3
+
+    @pytest.mark.parametrize("dtype", ["float16", "int8"])
+    def test_the_sum_is_the_score_of_a_row_encoded_at_query_time(self, table, plane, dtype):
+        lr.add_multivector_column(table, encoder=plane, dtype=dtype, pool_factor=2)
+        table.add([{"id": 9, "text": "oven keys the bread", "vector": VECTOR}])
+        late = lr.LateInteractionReranker(plane, table=table)
+        row, score = next(pair for pair in self.ranked(table, late, "api oven") if pair[0]["id"] == 9)
+        for part in (row, row | {"colbert": None}, {"text": row["text"]}):
+            assert late.explain("api oven", part).score == pytest.approx(score, abs=1e-6)
+
+    def test_of_a_pooled_column_the_tokens_of_a_vector_are_named_together(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane, pool_factor=2)
+        late = lr.LateInteractionReranker(plane, table=table)
+        row = next(row for row in table.search(VECTOR).with_row_id(True).to_list() if row["id"] == 3)
+        pairs, similarities = told(late.explain("bread api", row))
+        assert [pair[:2] for pair in pairs] == [("bread", "bread oven"), ("api", "api keys")]
+        assert {pair[2] for pair in pairs} == {0, 1}
+        # the mean of (1, 0) and (0.96, 0.28) is (0.98, 0.14), of unit length (0.98995, 0.14142)
+        assert similarities == pytest.approx([0.98995, 0.98995], abs=1e-3)
+
+    def test_the_text_is_fetched_by_row_id(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane)
+        late = lr.LateInteractionReranker(plane, table=table)
+        row = table.search(VECTOR).select(["id"]).with_row_id(True).limit(1).to_list()[0]
+        assert late.explain("api", row).text == self.TEXTS[row["id"]]
+
+    def test_hits_are_explained_too(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane)
+        late = lr.LateInteractionReranker(plane, table=table)
+        table.create_index("text", config=FTS())
+        hit = lr.Retriever(table, query_type="fts", reranker=late, select=["text"]).retrieve("api the", k=1)[0]
+        assert late.explain("api the", hit).score == pytest.approx(hit.score, abs=1e-6)
+        assert late.explain("api the", hit.row) == late.explain("api the", hit)
+
+    def test_rows_of_pandas_are_explained_too(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane, dtype="int8")
+        late = lr.LateInteractionReranker(plane)
+        frame = table.search(VECTOR).to_pandas().set_index("id")
+        assert told(late.explain("api", frame.loc[0].to_dict()))[0] == [("api", "keys", 2)]
+
+    def test_an_encoder_that_names_no_tokens_has_positions(self, table):
+        late = lr.LateInteractionReranker(Nameless(), vectors=None)
+        assert told(late.explain("api oven", {"text": "bread oven keys"}))[0] == [
+            ("token 0", "token 2", 2),
+            ("token 1", "token 1", 1),
+        ]
+
+    def test_vectors_of_an_older_text_say_what_to_do(self, table, plane):
+        for pool_factor in (1, 2):
+            name = f"colbert{pool_factor}"
+            lr.add_multivector_column(table, into=name, encoder=plane, pool_factor=pool_factor)
+            late = lr.LateInteractionReranker(plane, table=table, vectors=name)
+            table.update(where="id = 0", values={"text": "bread oven keys api the api"})
+            row = next(row for row in table.search(VECTOR).with_row_id(True).to_list() if row["id"] == 0)
+            with pytest.raises(ColumnError, match=rf"of an older text.*sync_multivector_column\(table, '{name}'"):
+                late.explain("api", row)
+            lr.sync_multivector_column(table, name, encoder=plane)
+            row = next(row for row in table.search(VECTOR).with_row_id(True).to_list() if row["id"] == 0)
+            assert late.explain("api", row).score == pytest.approx(1.0, abs=0.02)
+            table.update(where="id = 0", values={"text": self.TEXTS[0]})
+
+    def test_a_row_of_a_pooled_column_needs_the_table(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane, pool_factor=2)
+        row = next(row for row in table.search(VECTOR).to_list() if row["id"] == 3)
+        with pytest.raises(ColumnError, match="the column is pooled: give the reranker the table"):
+            lr.LateInteractionReranker(plane).explain("api", row)
+
+    def test_a_row_without_its_text_says_what_to_select(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane)
+        late = lr.LateInteractionReranker(plane, table=table)
+        with pytest.raises(ColumnError, match=r"'text' is not in the row \(there: id\)\. Select it.*with_row_id"):
+            late.explain("api", {"id": 0})
+
+    @pytest.mark.parametrize(("text", "said"), [(None, "has no text"), (" ", "has no text")])
+    def test_a_row_without_text_has_no_score_to_explain(self, plane, text, said):
+        with pytest.raises(ArgumentError, match=f"null score.*{said}"):
+            lr.LateInteractionReranker(plane, vectors=None).explain("api", {"text": text})
+
+    def test_a_row_that_missing_leaves_unscored_has_no_score_to_explain(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane)
+        late = lr.LateInteractionReranker(plane, table=table, missing="null")
+        with pytest.raises(ArgumentError, match=r"null score.*missing='null'"):
+            late.explain("api", {"text": "api", "colbert": None})
+
+    def test_a_row_whose_text_gave_no_tokens_has_no_score_to_explain(self, plane):
+        with pytest.raises(ArgumentError, match=r"null score.*no tokens"):
+            lr.LateInteractionReranker(plane).explain("api", {"text": "", "colbert": []})
+
+    def test_a_row_that_was_deleted_is_said_to_be_gone(self, table, plane):
+        lr.add_multivector_column(table, encoder=plane)
+        late = lr.LateInteractionReranker(plane, table=table)
+        row = table.search(VECTOR).select(["id", "text"]).with_row_id(True).limit(1).to_list()[0]
+        table.delete(f"id = {row['id']}")
+        with pytest.raises(ArgumentError, match="no longer in the table"):
+            late.explain("api", row)
+
+    def test_a_value_that_is_no_list_of_vectors_is_an_error(self, plane):
+        with pytest.raises(ColumnError, match="'vector' is expected to be its token vectors"):
+            lr.LateInteractionReranker(plane, vectors="vector").explain("api", {"text": "api", "vector": [0.5, 1.0]})
+
+    def test_a_query_without_tokens_is_refused(self, plane):
+        with pytest.raises(QueryError, match="'' has no tokens"):
+            lr.LateInteractionReranker(plane, vectors=None).explain("", {"text": "api"})
+
+    def test_an_encoder_that_names_too_few_tokens_is_an_error(self, plane, monkeypatch):
+        late = lr.LateInteractionReranker(plane, vectors=None)
+        monkeypatch.setattr(plane, "document_tokens", lambda text: ["api"])
+        with pytest.raises(ModelError, match=r"Directions\(\) names 1 tokens for a text that it gives 2 vectors"):
+            late.explain("api", {"text": "the api"})
+
+    def test_explaining_is_not_reranking(self, plane):
+        late = lr.LateInteractionReranker(plane, vectors=None)
+        late.explain("api", {"text": "api"})
+        assert late.documents_encoded == 0
+
+    def test_with_a_model(self, table, tiny_encoder):
+        model = lr.ColBERTEncoder(tiny_encoder, device="cpu", precision="float32")
+        lr.add_multivector_column(table, encoder=model)
+        late = lr.LateInteractionReranker(model, table=table)
+        for row, score in self.ranked(table, late, "the api keys"):
+            if score is not None:
+                explanation = late.explain("the api keys", row)
+                assert [match.query_token for match in explanation.matches] == ["the", "api", "keys"]
+                assert explanation.score == pytest.approx(score, abs=1e-5)
