@@ -9,7 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lance_rerank.columns import add_multivector_column, multivector_status, sync_multivector_column
+    from lance_rerank.columns import (
+        add_mean_vector_column,
+        add_multivector_column,
+        multivector_status,
+        sync_multivector_column,
+    )
     from lance_rerank.datasets import Dataset
     from lance_rerank.encoder import SentenceEncoder
     from lance_rerank.evaluation.compression import choose_compression
@@ -48,7 +53,12 @@ _HOMES = {
     "lance_rerank.search": ("hybrid", "hybrid_async", "Retriever", "Trace"),
     "lance_rerank.multivector": ("ColBERTEncoder",),
     "lance_rerank.encoder": ("SentenceEncoder",),
-    "lance_rerank.columns": ("add_multivector_column", "sync_multivector_column", "multivector_status"),
+    "lance_rerank.columns": (
+        "add_multivector_column",
+        "sync_multivector_column",
+        "multivector_status",
+        "add_mean_vector_column",
+    ),
     "lance_rerank.datasets": ("Dataset",),
     "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
     # not through its package, which stays light: this one needs torch
@@ -78,6 +88,7 @@ __all__ = [
     "add_multivector_column",
     "sync_multivector_column",
     "multivector_status",
+    "add_mean_vector_column",
     "choose_compression",
     # from files to a table
     "index_documents",

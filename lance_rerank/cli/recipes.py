@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from lance_rerank.jobs.tables import TableModel
     from lance_rerank.search.retriever import QueryType, Retriever
+    from lance_rerank.types import TokenEncoder
 
-QUERY_TYPES = ("hybrid", "vector", "fts")
+QUERY_TYPES = ("hybrid", "vector", "fts", "multivector")
 TOKENS = "colbert"  # the column of token vectors, as `index --colbert` makes it
 
 
@@ -107,7 +108,7 @@ def make_retrievers(
     text = text_column(table)
     retrievers = {}
     for recipe in recipes:
-        if recipe.query_type != "vector":
+        if recipe.query_type in ("hybrid", "fts"):
             _require_full_text_index(table)
         retrievers[str(recipe)] = Retriever(
             table,
@@ -116,7 +117,8 @@ def make_retrievers(
             reranker=RERANKERS[recipe.reranker](_Setting(table, recipe.model, model, text)),
             where=where,
             id_column=id_column,
-            encoder=encoder,
+            encoder=_token_encoder(table, None, model) if recipe.query_type == "multivector" else encoder,
+            vectors=TOKENS,
             select=[text] if text in table.schema.names else [],
             name=str(recipe),
         )
@@ -163,19 +165,28 @@ def _cross_encoder(setting: _Setting) -> Reranker:
 
 
 def _late_interaction(setting: _Setting) -> Reranker:
-    from lance_rerank import models
-    from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import LateInteractionReranker
 
-    if TOKENS not in setting.table.schema.names:
-        name = setting.table.name
-        raise ColumnError(
-            f"table {name!r} has no column {TOKENS!r} of token vectors, which late interaction reads; add it: "
-            f"lance-rerank index SOURCE --db DIR --table {name} --colbert"
-        )
-    of_table = setting.table_model.name if setting.table_model else models.DEFAULT_MODEL
-    encoder = ColBERTEncoder(setting.model or of_table)
+    encoder = _token_encoder(setting.table, setting.model, setting.table_model)
     return LateInteractionReranker(encoder, table=setting.table, vectors=TOKENS)
+
+
+def _token_encoder(table: Table, model: str | None, table_model: TableModel | None) -> TokenEncoder:
+    """Return an encoder of the model named, else of the one that filled the table's token vectors."""
+    from lance_rerank import models
+    from lance_rerank.columns.record import ColumnRecord
+    from lance_rerank.multivector import ColBERTEncoder
+    from lance_rerank.multivector.fingerprint import model_name
+
+    if TOKENS not in table.schema.names:
+        raise ColumnError(
+            f"table {table.name!r} has no column {TOKENS!r} of token vectors, which late interaction reads; add it: "
+            f"lance-rerank index SOURCE --db DIR --table {table.name} --colbert"
+        )
+    record = ColumnRecord.of(table.schema, TOKENS)
+    filled_by = model_name(record.encoder) if record and record.encoder else None
+    of_table = table_model.name if table_model else models.DEFAULT_MODEL
+    return ColBERTEncoder(model or filled_by or of_table)
 
 
 RERANKERS: dict[str, Callable[[_Setting], Reranker | None]] = {

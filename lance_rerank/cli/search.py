@@ -24,7 +24,7 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to search for.")],
     db: Db,
     table: TableName,
-    query_type: Annotated[str, typer.Option("--type", help="hybrid, vector or fts.")] = "hybrid",
+    query_type: Annotated[str, typer.Option("--type", help="hybrid, vector, fts or multivector.")] = "hybrid",
     candidates: Candidates = 100,
     k: Annotated[int, typer.Option("--k", "-k", help="Rows to show.")] = 10,
     where: Annotated[str | None, typer.Option(help="An SQL filter, applied before the search.")] = None,

@@ -7,19 +7,21 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pyarrow as pa
 from lancedb.rerankers import Reranker
+from lancedb.table import Table
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.search.tokens import TokenLeg
 from lance_rerank.search.trace import Candidate, Stopwatch, Trace
-from lance_rerank.types import Encoder, FloatArray, Hit
+from lance_rerank.types import Encoder, FloatArray, Hit, TokenEncoder
 
-QueryType = Literal["hybrid", "vector", "fts"]
+QueryType = Literal["hybrid", "vector", "fts", "multivector"]
 
 
 class Retriever:
@@ -29,8 +31,8 @@ class Retriever:
     ----------
     table : lancedb.table.Table
         Of ``lancedb.connect``.
-    query_type : {"hybrid", "vector", "fts"}, default "hybrid"
-        Which legs search.
+    query_type : {"hybrid", "vector", "fts", "multivector"}, default "hybrid"
+        Which legs search. "multivector" finds rows by their token vectors and scores them by exact MaxSim.
     candidates : int, default 100
         Rows a leg; a reranker may see the sum over the legs.
     reranker : lancedb.rerankers.Reranker, optional
@@ -39,10 +41,18 @@ class Retriever:
         A filter, applied before the search.
     id_column : str, default "id"
         Whose value is a hit's ``doc_id``.
-    encoder : Encoder, optional
-        Turns queries into vectors; by default the table's own embedding function does.
+    encoder : Encoder or TokenEncoder, optional
+        Turns queries into vectors; by default the table's own embedding function does. "multivector" needs the token
+        encoder that filled the column.
     vector_columns : str or sequence of str, optional
-        Each is a leg of its own. Needed when the table has several; by default the only one.
+        Each is a leg of its own. Needed when the table has several; by default the only one. For "multivector" the
+        one column to find candidates by: by default `vectors` if it has an index of LanceDB's, else a column of
+        `add_mean_vector_column`, else `vectors`, whose every row is then read.
+    vectors : str, default "colbert"
+        The column of token vectors, for "multivector".
+    nprobes, refine_factor : int, optional
+        For an approximate vector index, as in LanceDB: how many partitions to search, and how many times `candidates`
+        rows to score again by their full vectors. An ``IVF_PQ`` index loses much without the second.
     fts_columns : str or list of str, optional
         The full-text columns to search; by default all that are indexed.
     select : str or sequence of str, optional
@@ -75,22 +85,28 @@ class Retriever:
         reranker: Reranker | None = None,
         where: str | None = None,
         id_column: str = "id",
-        encoder: Encoder | None = None,
+        encoder: Encoder | TokenEncoder | None = None,
         vector_columns: str | Sequence[str] | None = None,
+        vectors: str = "colbert",
+        nprobes: int | None = None,
+        refine_factor: int | None = None,
         fts_columns: str | list[str] | None = None,
         select: str | Sequence[str] = (),
         name: str | None = None,
     ) -> None:
         if query_type not in get_args(QueryType):
             raise ArgumentError(f"query_type must be one of {', '.join(get_args(QueryType))}, got {query_type!r}")
-        if not isinstance(candidates, int) or isinstance(candidates, bool) or candidates < 1:
-            raise ArgumentError(f"candidates must be at least 1, got {candidates!r}")
+        for setting, number in (("candidates", candidates), ("nprobes", nprobes), ("refine_factor", refine_factor)):
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+                raise ArgumentError(f"{setting} must be at least 1, got {number!r}")
         self.table = lance.require_sync_table(table, "Retriever")
         self.query_type = query_type
         self.candidates = candidates
         self.where = where
         self.id_column = id_column
         self.encoder = encoder
+        self.nprobes = nprobes
+        self.refine_factor = refine_factor
         self.fts_columns = fts_columns
         self.select = (select,) if isinstance(select, str) else tuple(select)
         schema = self.table.schema
@@ -98,7 +114,12 @@ class Retriever:
             if column not in schema.names:
                 hint = "; name the one that tells rows apart: id_column=..." if column == id_column else ""
                 raise ColumnError(f"the table has no column {column!r} (columns: {', '.join(schema.names)}){hint}")
-        self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
+        self._tokens = None
+        if query_type == "multivector":
+            self._tokens = _token_leg(self.table, encoder, vectors, vector_columns)
+            self.vector_columns: tuple[str, ...] = (self._tokens.column,)
+        else:
+            self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
         self._given_name = name
         self.reranker = reranker
         lance.require_same_table(reranker, self.table)
@@ -180,7 +201,7 @@ class Retriever:
         present = [name for name in columns_read(self.reranker) if name in self.table.schema.names]
         return list(dict.fromkeys([self.id_column, *self.select, *present]))
 
-    def _encoded(self, queries: Sequence[str]) -> FloatArray:
+    def _encoded(self, queries: Sequence[str]) -> Sequence[FloatArray] | FloatArray:
         assert self.encoder is not None
         vectors = self.encoder.encode_queries(queries)
         if len(vectors) != len(queries):
@@ -200,7 +221,7 @@ class Retriever:
         legs: dict[str, Callable[[], pa.Table]] = {}
         for column, vector in vectors.items():
             legs["vector" if len(vectors) == 1 else column] = partial(self._vector_leg, column, vector)
-        if self.query_type != "vector":
+        if self.query_type in ("hybrid", "fts"):
             legs["fts"] = partial(self._fts_leg, query)
 
         def timed(name: str) -> pa.Table:
@@ -214,7 +235,15 @@ class Retriever:
         return dict(zip(legs, self._pool.map(timed, legs), strict=True))
 
     def _vector_leg(self, column: str, vector: FloatArray) -> pa.Table:
-        search = self.table.search(vector, vector_column_name=column, query_type="vector")
+        if self._tokens is not None:
+            return self._tokens.search(self.table, vector, self._vector_search)
+        return self._vector_search(self.table.search(vector, vector_column_name=column, query_type="vector"))
+
+    def _vector_search(self, search: Any) -> pa.Table:
+        if self.nprobes is not None:
+            search = search.nprobes(self.nprobes)
+        if self.refine_factor is not None:
+            search = search.refine_factor(self.refine_factor)
         return self._leg(search, arrow.DISTANCE)
 
     def _fts_leg(self, query: str) -> pa.Table:
@@ -291,6 +320,20 @@ def _first_stage(query: str, candidates: arrow.Candidates) -> pa.Table:
         return arrow.ranked(candidates.rows, candidates.rows.column(arrow.SCORE).combine_chunks())
     distance = arrow.score_column(candidates.rows, arrow.DISTANCE)
     return arrow.ranked(candidates.rows, pa.array(-distance, from_pandas=True))
+
+
+def _token_leg(
+    table: Table, encoder: Encoder | TokenEncoder | None, vectors: str, columns: str | Sequence[str] | None
+) -> TokenLeg:
+    if encoder is None:
+        raise ArgumentError(
+            "a multivector search needs the encoder that filled the column of token vectors: "
+            "encoder=lance_rerank.ColBERTEncoder(...)"
+        )
+    named = [columns] if isinstance(columns, str) else list(columns or [])
+    if len(named) > 1:
+        raise ArgumentError(f"a multivector search finds its candidates by one column, got {', '.join(named)}")
+    return TokenLeg(table, cast(TokenEncoder, encoder), vectors, named[0] if named else None)
 
 
 def _named_vector_columns(schema: pa.Schema, names: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import time
 import lancedb
 import numpy as np
 import pytest
+import torch
 from measure import medians, table
 from tables import DIM, RandomTokens, synthetic_table
 
@@ -22,6 +23,7 @@ def docs(tmp_path_factory):
 
 
 def test_candidates_and_late_interaction_cost_little(docs):
+    torch.set_num_threads(2)
     rng = np.random.default_rng(3)
     vector = rng.standard_normal(DIM).astype(np.float32)
     query = "w40 w77 w310"
@@ -52,7 +54,7 @@ def test_candidates_and_late_interaction_cost_little(docs):
     )
     print(f"  late interaction over 100 candidates adds {times['late_2x50'] / times['hybrid_2x50'] - 1:.0%}")
     assert times["candidates_100"] / times["stock_100"] <= 1.15
-    assert times["late_2x50"] / times["hybrid_2x50"] <= 1.6
+    assert times["late_2x50"] / times["hybrid_2x50"] <= 1.3
     assert late.encoder.documents_encoded == 0
 
 

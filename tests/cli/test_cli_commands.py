@@ -133,7 +133,7 @@ def test_index_refuses_another_model(beir, docs, tiny_cross_encoder):
 # --- search ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("query_type", ["hybrid", "vector", "fts"])
+@pytest.mark.parametrize("query_type", ["hybrid", "vector", "fts", "multivector"])
 @pytest.mark.parametrize("rerank", ["none", "rrf", "late-interaction"])
 def test_search_finds_the_row(docs, query_type, rerank):
     result = run("search", "bake bread", *docs, "--type", query_type, "--rerank", rerank, "--json")
@@ -210,12 +210,12 @@ def test_search_refuses_bad_input(docs, query, arguments, message):
 
 
 def test_evaluate_prints_a_table(docs, beir, tmp_path):
-    recipes = "vector, fts,hybrid+late-interaction"
+    recipes = "vector, fts,hybrid+late-interaction,multivector"
     output = tmp_path / "result.json"
     result = run("evaluate", *docs, "--data", beir, "--retrievers", recipes, "--measures", "RR@10", "--output", output)
     lines = result.stdout.splitlines()
     assert lines[0].endswith("split test, 3 queries")
-    assert [line.split()[0] for line in lines[3:6]] == ["vector", "fts", "hybrid+late-interaction"]
+    assert [line.split()[0] for line in lines[3:7]] == ["vector", "fts", "hybrid+late-interaction", "multivector"]
     assert result.stderr == f"written to {output}\n"
     stored = EvaluationResult.from_json(output)
     assert stored.means["fts"]["RR@10"] == 1.0
