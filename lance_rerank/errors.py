@@ -11,6 +11,8 @@ Each message says what was expected, what is there, and what to do.
     │   ├── QueryError          a query that cannot be searched or scored
     │   └── RowIdError          search results without the row ids a reranker reads by
     ├── MissingIndexError       a full-text search on a table without that index
+    ├── LexicalIndexError       a Tantivy index that is damaged, of another table or made with other settings
+    │   └── StaleIndexError     it lacks rows of the table, and that was not to be accepted
     ├── ModelError              a model did not load, raised, or answered with NaN or a wrong count
     ├── DatasetError            a judged data set is malformed; names file and line
     ├── ConflictError           other writers kept changing the rows a commit was made for
@@ -46,6 +48,14 @@ class RowIdError(ArgumentError):
 
 class MissingIndexError(LanceRerankError):
     """A full-text search was asked of a table that has no full-text index."""
+
+
+class LexicalIndexError(LanceRerankError):
+    """A Tantivy index is damaged, belongs to another table, or was made with other settings."""
+
+
+class StaleIndexError(LexicalIndexError):
+    """A Tantivy index lacks rows of its table, and the search was not to go on without them."""
 
 
 class ModelError(LanceRerankError):
