@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lance_rerank.evaluation.result import EvaluationResult
     from lance_rerank.evaluation.significance import Comparison
     from lance_rerank.jobs import IndexResult, index_documents
+    from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import (
         BaseReranker,
@@ -52,6 +53,7 @@ _HOMES = {
     ),
     "lance_rerank.search": ("hybrid", "hybrid_async", "Retriever", "Trace"),
     "lance_rerank.multivector": ("ColBERTEncoder",),
+    "lance_rerank.lexical": ("TantivyIndex", "SyncResult", "IndexStatus", "synonyms"),
     "lance_rerank.encoder": ("SentenceEncoder",),
     "lance_rerank.columns": (
         "add_multivector_column",
@@ -82,6 +84,11 @@ __all__ = [
     "hybrid_async",
     "Retriever",
     "Trace",
+    # the Tantivy leg
+    "TantivyIndex",
+    "SyncResult",
+    "IndexStatus",
+    "synonyms",
     # encoders and the columns they fill
     "ColBERTEncoder",
     "SentenceEncoder",

@@ -96,6 +96,11 @@ def _row_ids(leg: pa.Table) -> IntArray:
     return ids.astype(np.uint64).view(np.int64)
 
 
+def row_ids(rows: pa.Table) -> list[int | None]:
+    """Return the rows' ids, None each where they come without."""
+    return rows.column(ROW_ID).to_pylist() if ROW_ID in rows.column_names else [None] * rows.num_rows
+
+
 def _with_every_score(rows: pa.Table, name: str, legs: Sequence[pa.Table], places: Sequence[IntArray]) -> pa.Table:
     """Fill a score column from each leg that has it; the earliest leg that scored a row decides."""
     values = np.zeros(rows.num_rows, np.float32)

@@ -7,12 +7,15 @@ LanceDB makes no promise about these, so they are gathered here, the dependency 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, Protocol, TypeAlias
 
 import lance
 import numpy as np
@@ -20,6 +23,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from lance.file import LanceFileWriter
 from lance.fragment import DataFile
+from lancedb.background_loop import LOOP
+from lancedb.expr import Expr, col
 from lancedb.query import (
     AsyncFTSQuery,
     AsyncHybridQuery,
@@ -38,6 +43,8 @@ from lance_rerank import arrow
 from lance_rerank.errors import ArgumentError, ColumnError, MissingIndexError, QueryError, UnsupportedError
 
 Projection = list[str] | dict[str, Any] | None
+Filter: TypeAlias = "str | Expr"
+BATCH_ROWS = 32_768  # a read; LanceDB's own 1,024 cost more to hand over than to read
 
 # --- queries ---------------------------------------------------------------------------------------------------
 
@@ -209,20 +216,253 @@ def require_same_table(reranker: object, table: Table) -> None:
         )
 
 
+def require_index_of(index: Any, table: Table) -> None:
+    """Raise `ArgumentError` when a lexical index is of another table than the one that is searched."""
+    if isinstance(table, LanceTable):  # where a remote table lies is not ours to know
+        _require_same_place(index, table.uri, table.name)
+
+
+async def require_index_of_async(index: Any, table: AsyncTable) -> None:
+    """Raise `ArgumentError` when a lexical index is of another table than the async one that is searched."""
+    _require_same_place(index, await table.uri(), table.name)
+
+
+def _require_same_place(index: Any, uri: str, name: str) -> None:
+    own = index.table
+    if isinstance(own, LanceTable) and _absolute(own.uri) != _absolute(uri):
+        raise ArgumentError(
+            f"{type(index).__name__} is an index of table {own.name!r} ({own.uri}) and the search is of {name!r} "
+            f"({uri}): keys of one mean nothing in the other. Pass the index of the table that is searched: lexical=..."
+        )
+
+
+def _absolute(uri: str) -> str:
+    """Return a local path in full, which async tables give as it was typed; other addresses as they are."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def latest_handle(table: Table) -> Table:
+    """Return a second handle on a table, which can be moved to the latest version without moving the user's."""
+    if not isinstance(table, LanceTable):
+        return table
+    return table._conn.open_table(table.name, namespace_path=table._namespace_path)
+
+
 def take_rows(table: Table, row_ids: npt.NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
     """Return the rows with these ids, with ``_rowid``: in storage order, and less the rows deleted meanwhile."""
     query = table.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id()
     return query.to_arrow()
 
 
+# --- full-text legs that are not LanceDB's ----------------------------------------------------------------------
+
+
+def quoted(column: str) -> str:
+    """Return a column's name as LanceDB's SQL has it, whatever letters are in it."""
+    return "`" + column.replace("`", "``") + "`"
+
+
+def any_of(column: str, values: Sequence[int | str]) -> str:
+    """Return the filter that keeps the rows with one of these values."""
+    if not values:
+        return "false"  # IN () is no SQL
+    written = ("'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value) for value in values)
+    return f"{quoted(column)} IN ({','.join(written)})"
+
+
+@dataclass(frozen=True, slots=True)
+class LegRequest:
+    """What a search wants of its full-text leg.
+
+    Attributes
+    ----------
+    columns : list, dict or None
+        As in ``select``; None for all.
+    limit : int
+        How many rows.
+    where : str or Expr, optional
+        A filter.
+    prefilter : bool, default True
+        Filter before the search; else drop from its rows those that do not pass.
+    """
+
+    columns: Projection
+    limit: int
+    where: Filter | None = None
+    prefilter: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RowRead:
+    """A read of those rows of a table that pass all filters, with ``_rowid``, in storage order."""
+
+    columns: Projection
+    where: tuple[Filter, ...] = ()
+    limit: int | None = None
+
+    def run(self, table: Table, timeout: timedelta | None = None, use_lsm: bool | None = None) -> pa.Table:
+        """Return the rows of a sync table."""
+        # its own to_arrow() goes to LanceDB's event loop once a batch and more; this goes there once
+        return LOOP.run(self.run_async(table._table, timeout, use_lsm))
+
+    async def run_async(
+        self, table: AsyncTable, timeout: timedelta | None = None, use_lsm: bool | None = None
+    ) -> pa.Table:
+        """Return the rows of an async table."""
+        read = table.query()
+        for condition in self.where:
+            read = read.where(condition)
+        if self.columns is not None:
+            read = read.select(self.columns)
+        if self.limit is not None:
+            read = read.limit(self.limit)
+        if use_lsm is not None:
+            read = read.use_lsm(use_lsm)
+        batches = await read.with_row_id().to_batches(max_batch_length=BATCH_ROWS, timeout=timeout)
+        return pa.Table.from_batches(await batches.read_all(), schema=batches.schema)
+
+
+LegSteps = Generator[RowRead, pa.Table, pa.Table]
+"""A leg at work: it yields what it has to read of the table, is sent the rows, and returns its own rows."""
+
+
+class FullTextLeg(Protocol):
+    """What takes the place of LanceDB's full-text search in a hybrid search."""
+
+    def prepare(self) -> None:
+        """Do what has to be done before any leg reads the table."""
+        ...
+
+    def steps(self, query: Any, request: LegRequest) -> LegSteps:
+        """Return the leg's rows, best first, with ``_score`` and ``_rowid``, by reads of the table."""
+        ...
+
+    def describe(self, query: Any, request: LegRequest) -> str:
+        """Return the leg in one line, for plans."""
+        ...
+
+
+def _advance(steps: LegSteps, rows: pa.Table | None) -> RowRead | pa.Table:
+    """Return the leg's next read, or its rows when it is through."""
+    try:
+        return steps.send(rows)
+    except StopIteration as finished:
+        return finished.value
+
+
+def run_leg(steps: LegSteps, table: Table, timeout: timedelta | None = None, use_lsm: bool | None = None) -> pa.Table:
+    """Return a leg's rows, read from a sync table."""
+    step = _advance(steps, None)
+    while isinstance(step, RowRead):
+        step = _advance(steps, step.run(table, timeout, use_lsm))
+    return step
+
+
+async def run_leg_async(
+    steps: LegSteps, table: AsyncTable, timeout: timedelta | None = None, use_lsm: bool | None = None
+) -> pa.Table:
+    """Return a leg's rows, read from an async table; what the leg does in between is done in threads.
+
+    The rows come from the very handle that the vector leg searches, and so from the same version of the table: row ids
+    of another would not tell that both legs found the same row.
+    """
+    step = await asyncio.to_thread(_advance, steps, None)
+    while isinstance(step, RowRead):
+        step = await asyncio.to_thread(_advance, steps, await step.run_async(table, timeout, use_lsm))
+    return step
+
+
+def _analysis(description: str, rows: pa.Table, started: float) -> str:
+    milliseconds = (time.perf_counter() - started) * 1000
+    return f"{description}, metrics=[output_rows={rows.num_rows}, elapsed={milliseconds:.1f}ms]"
+
+
+class LegQuery:
+    """A leg of ours with the methods that LanceDB's sync hybrid builder calls on its full-text query."""
+
+    def __init__(self, native: LanceFtsQueryBuilder, table: Table, leg: FullTextLeg, words: str | None) -> None:
+        if native._phrase_query:
+            raise UnsupportedError(
+                "phrase_query() is of LanceDB's full-text search. With a lexical index write the phrase in quotes, in "
+                "its query syntax: syntax=True"
+            )
+        self._table = table
+        self._use_lsm = native._use_lsm
+        self._leg = leg
+        self._searched = native._query
+        self._query = words  # what the reranker is told
+        self._request = LegRequest(native._columns, native._limit, native._where, not native._postfilter)
+
+    def with_row_id(self, _: bool) -> LegQuery:
+        """Return this query, whose rows always come with their ids."""
+        return self
+
+    def to_arrow(self, *, timeout: timedelta | None = None) -> pa.Table:
+        """Return the leg's rows."""
+        return run_leg(self._leg.steps(self._searched, self._request), self._table, timeout, self._use_lsm)
+
+    def explain_plan(self) -> str:
+        """Return the leg in one line."""
+        return self._leg.describe(self._searched, self._request)
+
+    def analyze_plan(self) -> str:
+        """Run the leg, and return it in one line with what it took."""
+        started = time.perf_counter()
+        return _analysis(self.explain_plan(), self.to_arrow(), started)
+
+
+class AsyncLegQuery:
+    """A leg of ours with the methods that LanceDB's async hybrid query calls on its full-text query."""
+
+    def __init__(
+        self, table: AsyncTable, leg: FullTextLeg, searched: Any, request: LegRequest, use_lsm: bool | None
+    ) -> None:
+        self._table = table
+        self._leg = leg
+        self._searched = searched
+        self._request = request
+        self._use_lsm = use_lsm
+
+    async def to_arrow(self, timeout: timedelta | None = None) -> pa.Table:
+        """Return the leg's rows."""
+        steps = self._leg.steps(self._searched, self._request)
+        return await run_leg_async(steps, self._table, timeout, self._use_lsm)
+
+    async def explain_plan(self, _: bool | None = False) -> str:
+        """Return the leg in one line."""
+        return self._leg.describe(self._searched, self._request)
+
+    async def analyze_plan(self, _: str = "aggregate") -> str:
+        """Run the leg, and return it in one line with what it took."""
+        started = time.perf_counter()
+        return _analysis(await self.explain_plan(), await self.to_arrow(), started)
+
+
 # --- hybrid builders -------------------------------------------------------------------------------------------
+
+
+def adding(selected: list[str] | dict[str, Any], columns: Mapping[str, str]) -> list[str] | dict[str, Any]:
+    """Return a selection with more columns, given as name in the results -> name in the table.
+
+    A selection by a list keeps the table's names. One by expressions goes on as it began: among `Expr` objects LanceDB
+    would take a text for a literal.
+    """
+    if not isinstance(selected, dict):
+        return list(dict.fromkeys([*selected, *columns.values()]))
+    typed = any(isinstance(expression, Expr) for expression in selected.values())
+    return selected | {name: col(source) if typed else quoted(source) for name, source in columns.items()}
 
 
 def _with_score(projection: list[str] | dict[str, Any], score: str) -> list[str] | dict[str, Any]:
     """Return the columns with a leg's score named among them: LanceDB warns on each query that leaves it out."""
-    if isinstance(projection, dict):
-        return {**projection, score: score}
-    return list(dict.fromkeys([*projection, score]))
+    return adding(projection, {score: score})
+
+
+UNUSED_TEXT = "-"  # LanceDB's builders want a text for their full-text leg even where another leg takes its place
+NO_WORDS_TO_EMBED = (
+    "a tantivy.Query has no words to make the query's vector of: pass the vector, vector=..., or the words that it "
+    "stands for, .text('...')"
+)
 
 
 class HybridSeams:
@@ -231,6 +471,8 @@ class HybridSeams:
     _candidates: int = 0
     _reranker: Any
     _norm: Any
+    full_text_leg: FullTextLeg | None = None
+    """What searches instead of LanceDB's full-text index."""
 
     @property
     def reranker(self) -> Any:
@@ -245,6 +487,11 @@ class HybridSeams:
     def return_row_ids(self, wanted: bool) -> None:
         """Return ``_rowid`` when this or the caller wants it, whatever LanceDB fetches for the reranker."""
         raise NotImplementedError
+
+    def searched(self, query: object, text: object) -> tuple[Any, str | None]:
+        """Return what the full-text leg searches for, and the words that are embedded and told to the reranker."""
+        given = query if text is None else text
+        return given, query_text(given)
 
     def leg_limit(self, wanted: int) -> int:
         """Return how many rows each leg fetches for a page that ends at row `wanted`."""
@@ -270,22 +517,27 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
     _columns: Projection
     _limit: int | None
     _offset: int | None
+    _fts_query: Any
 
     def return_row_ids(self, wanted: bool) -> None:
         """Return ``_rowid`` when this or the caller wants it."""
         self._with_row_id = self._caller_requested_row_id or wanted
 
     def _validate_query(self, query: Any, vector: Any = None, text: Any = None) -> tuple[Any, Any]:
-        words = text if text is not None else query
-        if words is None:
+        searched, words = self.searched(query, text)
+        if searched is None:
             raise QueryError("a hybrid search needs words: pass the query, or call .text('...')")
-        in_words = query_text(words) or ""
-        if not in_words.strip():
+        if words is not None and not words.strip():
             raise QueryError("the query is empty: a hybrid search needs words to search for")
         if vector is None:
-            vector = embed_query(self._table.embedding_functions, self._vector_column, in_words)
+            if words is None:
+                raise QueryError(NO_WORDS_TO_EMBED)
+            vector = embed_query(self._table.embedding_functions, self._vector_column, words)
         # LanceDB refuses a query and its vector together; ours is the text and the vector that stands for it
-        return super()._validate_query(None, vector, words)
+        if self.full_text_leg is None:
+            return super()._validate_query(None, vector, searched)
+        vector, _ = super()._validate_query(None, vector, words or UNUSED_TEXT)
+        return vector, searched
 
     def _create_query_builders(self) -> None:
         selected: Projection = self._columns
@@ -300,10 +552,33 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
         limit = self.leg_limit((self._limit or 10) + (self._offset or 0))
         self._vector_query.limit(limit)
         self._fts_query.limit(limit)
+        if self.full_text_leg is not None:
+            _, words = self.searched(self._query, self._text)
+            self._fts_query = LegQuery(self._fts_query, self._table, self.full_text_leg, words)
 
     def _run_hybrid(self, *, timeout: timedelta | None = None) -> pa.Table:
+        if self.full_text_leg is not None:
+            self.full_text_leg.prepare()
         with clear_errors():
             return super()._run_hybrid(timeout=timeout)
+
+    def explain_plan(self, verbose: bool | None = False) -> str:
+        """Return the plans of both legs."""
+        if self.full_text_leg is None:
+            return super().explain_plan(verbose)
+        self._create_query_builders()
+        plan = self._table._explain_plan(self._vector_query.to_query_object(), verbose=verbose)
+        legs = [*plan.splitlines(), self._fts_query.explain_plan()]
+        return "\n".join([str(self._reranker), *("    " + line for line in legs)])
+
+    def analyze_plan(self, distributed_metrics: Literal["aggregate", "per_worker", "full"] = "aggregate") -> str:
+        """Run both legs, and return their plans with what they took."""
+        if self.full_text_leg is None:
+            return super().analyze_plan(distributed_metrics)
+        self._create_query_builders()
+        query = self._vector_query.to_query_object()
+        plan = self._table._analyze_plan(query, distributed_metrics=distributed_metrics)
+        return "\n".join(["Vector Search Plan:", plan, "FTS Search Plan:", self._fts_query.analyze_plan()])
 
     def _combine_hybrid_results(  # LanceDB's is static and called through self
         self,
@@ -325,8 +600,10 @@ class HybridBuilder(HybridSeams, LanceHybridQueryBuilder):
 class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
     """LanceDB's async hybrid query with the same seams; legs are awaited together, `combine` runs in a thread."""
 
-    words: str = ""
-    """The query as text; what LanceDB's own ``get_query`` says of a boolean query is empty."""
+    query: Any = ""
+    """What was asked for; what LanceDB's own ``get_query`` says of a boolean query is empty."""
+    spoken: str | None = None
+    """Words for the reranker, where the query itself has none."""
     _selected: Projection = None
     _keep_row_ids: bool = False
 
@@ -346,7 +623,13 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
             leg.limit(self.leg_limit(limit + offset))
             if projection is not None and self._pk_fusion is None:
                 leg.select(_with_score(projection, score))
-        return fts, vector, limit, offset
+        if self.full_text_leg is None:
+            return fts, vector, limit, offset
+        asked = vector._inner.to_query_request()  # of a full-text query it does not say whether to filter afterwards
+        request = LegRequest(projection, self.leg_limit(limit + offset), asked.filter, not asked.postfilter)
+        searched, _ = self.searched(self.query, self.spoken)
+        leg = AsyncLegQuery(self._table, self.full_text_leg, searched, request, asked.use_lsm)
+        return leg, vector, limit, offset
 
     async def _run_hybrid(self, *, max_batch_length: int | None = None, timeout: timedelta | None = None) -> Any:
         from lancedb.arrow import AsyncRecordBatchReader
@@ -359,7 +642,8 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
         if self._pk_fusion is not None:
             vector, fts = self._pk_fusion.stamp(vector, fts)
         page = slice(offset, offset + limit)
-        rows = await asyncio.to_thread(self.combine, self.words, vector, fts, page)
+        _, words = self.searched(self.query, self.spoken)
+        rows = await asyncio.to_thread(self.combine, words, vector, fts, page)
         if self._pk_fusion is not None:
             rows = self._pk_fusion.strip(rows)
         elif not (self._keep_row_ids or self._user_requested_row_id()):
@@ -390,8 +674,9 @@ def by_rank(results: pa.Table, column: str) -> pa.Table:
 
 
 async def async_hybrid_inner(table: AsyncTable, vector: Any, column: str, text: Any, fts_columns: Any) -> Any:
-    """Return the native half of an async hybrid query."""
-    query = table.query().nearest_to(vector).column(column).nearest_to_text(text, columns=fts_columns)
+    """Return the native half of an async hybrid query; without a text, one whose full-text leg is not run."""
+    words = UNUSED_TEXT if text is None else text
+    query = table.query().nearest_to(vector).column(column).nearest_to_text(words, columns=fts_columns)
     return query._inner
 
 
@@ -447,6 +732,18 @@ def fragment_file(data: lance.LanceDataset, fragment: Any, column: str) -> str |
     """Return the path of the file that holds a fragment's values of a column, None where they are all null."""
     ids = _leaf_ids(next(field for field in data.lance_schema.fields() if field.name() == column))
     return next((file.path for file in fragment.metadata.files if ids & set(file.fields)), None)
+
+
+def deletions(fragment: Any) -> str | None:
+    """Return the name of the list of a fragment's deleted rows, None where there is none."""
+    found = fragment.metadata.deletion_file
+    return None if found is None else str(found.path(fragment.fragment_id))
+
+
+def live_places(fragment: Any) -> npt.NDArray[np.int64]:
+    """Return which of a fragment's rows are not deleted, counted from 0."""
+    rows = fragment.scanner(columns=[], with_row_address=True).to_table()
+    return (rows.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
 
 
 def _leaf_ids(field: Any) -> set[int]:

@@ -28,12 +28,15 @@ class Hit:
         1 for the best.
     row : Mapping
         The columns that were fetched, by name.
+    row_id : int or None
+        LanceDB's id of the row, as long as the row is not changed.
     """
 
     doc_id: str
     score: float | None
     rank: int
     row: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    row_id: int | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+from datetime import timedelta
 
 import lance
 import lancedb
@@ -15,6 +16,7 @@ from lance.commit import CommitConflictError
 from lance.file import LanceFileWriter
 from lance.fragment import DataFile
 from lancedb.arrow import AsyncRecordBatchReader
+from lancedb.expr import col, lit
 from lancedb.query import (
     AsyncFTSQuery,
     AsyncHybridQuery,
@@ -181,6 +183,54 @@ class TestHooksOfTheAsyncBuilder:
     async def test_results_go_back_through_a_record_batch_reader(self):
         reader = AsyncRecordBatchReader(pa.table({"a": [1, 2, 3]}), max_batch_length=2)
         assert [batch.num_rows for batch in await reader.read_all()] == [2, 1]
+
+
+class TestHooksOfALegOfOurs:
+    def test_the_sync_builder_keeps_what_it_wants_of_the_leg(self, docs):
+        builder = docs.search(query_type="hybrid").vector(VECTOR).text("cat").select(["id"]).where("id > 3", False)
+        builder.use_lsm(False)._create_query_builders()
+        leg = builder._fts_query
+        kept = (leg._query, leg._columns, leg._where, leg._postfilter, leg._limit, leg._use_lsm, leg._phrase_query)
+        assert kept == ("cat", ["id"], "id > 3", True, 10, False, False), MOVED.format("a full-text query's state")
+
+    async def test_the_async_one_says_it_in_the_vector_legs_request(self, docs, tmp_path):
+        table = await (await lancedb.connect_async(tmp_path / "db")).open_table("docs")
+        query = table.query().nearest_to(VECTOR).column("vector").nearest_to_text("cat").use_lsm(False)
+        _, leg, _, _ = await query.where("id > 3").where(col("id") < lit(9)).postfilter()._create_child_queries()
+        asked = leg._inner.to_query_request()
+        kept = (asked.filter, asked.postfilter, asked.use_lsm)
+        assert kept == ("(id > 3) AND ((id < 9))", True, False), MOVED.format("what a request says")
+
+    def test_plans_are_asked_of_the_table(self):
+        assert parameters(LanceTable._explain_plan) == ["query", "verbose"], MOVED.format("_explain_plan")
+        assert parameters(LanceTable._analyze_plan) == ["query", "distributed_metrics"], MOVED.format("_analyze_plan")
+
+    async def test_rows_are_read_alike_from_both_kinds_of_table(self, docs, tmp_path):
+        table = await (await lancedb.connect_async(tmp_path / "db")).open_table("docs")
+        for read, expected in (
+            (ours.RowRead(["id"], (ours.any_of("id", [9, 2, 400]),)), [2, 9]),
+            (ours.RowRead(["id"], (ours.any_of("_rowid", [9, 2, 400]), "id > 4")), [9]),
+            (ours.RowRead(["id"], (col("id") > lit(236), "id != 238"), limit=2), [237, 239]),
+            (ours.RowRead(["id"], (ours.any_of("id", []),)), []),
+        ):
+            rows = read.run(docs, timedelta(seconds=30))
+            assert rows["id"].to_pylist() == expected
+            assert rows.column_names == ["id", "_rowid"]
+            assert (await read.run_async(table, timedelta(seconds=30), use_lsm=False)).equals(rows)
+
+    @pytest.mark.parametrize("value", ["it's", '"', "`", "\\", "a\nb", "\x00", "é", "%_", "'; --", ""])
+    def test_any_text_can_be_filtered_by(self, db, value):
+        table = db.create_table("odd", [{"A key": value, "n": 1}, {"A key": value + "x", "n": 2}])
+        rows = ours.RowRead(["n"], (ours.any_of("A key", [value, "none"]),)).run(table)
+        assert rows["n"].to_pylist() == [1]
+
+    def test_expressions_are_joined_by_expressions(self, docs):
+        """LanceDB takes a text among `Expr` objects for a literal."""
+        for twice in ("id * 2", col("id") * lit(2)):
+            columns = ours.adding({"twice": twice}, {"key": "id"})
+            rows = ours.RowRead(columns, ("id = 7",)).run(docs)
+            assert rows.select(["twice", "key"]).to_pylist() == [{"twice": 14, "key": 7}]
+        assert ours.adding(["id"], {"key": "id", "text": "text"}) == ["id", "text"]
 
 
 class TestTheRerankerBase:

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lance_rerank import __version__
-from lance_rerank.cli import demo, evaluate, index, search
+from lance_rerank.cli import demo, evaluate, index, lexical, search
 from lance_rerank.cli.progress import talk
 from lance_rerank.errors import LanceRerankError
 
@@ -58,6 +58,10 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+lexical_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A Tantivy index beside a table.")
+for name, command in lexical.COMMANDS.items():
+    lexical_app.command(name)(command)
+app.add_typer(lexical_app, name="lexical")
 
 
 def _in_options(message: str) -> str:

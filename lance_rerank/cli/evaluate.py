@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lance_rerank.cli.progress import bar, talk
-from lance_rerank.cli.recipes import Recipe, make_retrievers
-from lance_rerank.cli.tables import AsJson, Candidates, Db, IdColumn, TableName, open_table
+from lance_rerank.cli.recipes import Lexical, Recipe, make_retrievers
+from lance_rerank.cli.tables import AsJson, Candidates, Db, IdColumn, LexicalFolder, TableName, open_table
 from lance_rerank.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def evaluate(
     ] = "vector,fts,hybrid",
     candidates: Candidates = 100,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries, for a quick look.")] = None,
+    lexical: LexicalFolder = None,
     id_column: IdColumn = "id",
     output: Annotated[Path | None, typer.Option(help="Write the whole result to this file, as JSON.")] = None,
     as_json: AsJson = False,
@@ -45,7 +46,13 @@ def evaluate(
     recipes = [Recipe.parse(recipe) for recipe in _parts(retrievers, "--retrievers")]
     wanted = _parts(measures, "--measures")
     judged = _first(Dataset.from_beir(data, split), limit)
-    made = make_retrievers(open_table(db, table), recipes, candidates=candidates, id_column=id_column)
+    made = make_retrievers(
+        open_table(db, table),
+        recipes,
+        candidates=candidates,
+        id_column=id_column,
+        lexical=None if lexical is None else Lexical(lexical),
+    )
     for retriever in made.values():  # the first query of each pays for loading models; it is not to be measured
         retriever.retrieve(next(iter(judged.queries.values())))
     with bar("evaluate") as progress:

@@ -44,6 +44,9 @@ def index(
     colbert_dtype: Annotated[
         str, typer.Option(help="How token vectors are stored: float16, float32 or int8, which takes half of float16.")
     ] = "float16",
+    colbert_means: Annotated[
+        bool, typer.Option("--colbert-means", help="Store their means too, which search --type multivector goes by.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew if the table is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -70,16 +73,25 @@ def index(
         )
     if result.vector_index is None and vector_index == "auto":
         talk(f"no vector index: up to {FLAT_UP_TO:,} rows a scan of all vectors is quick, and exact")
-    with_tokens = colbert or colbert_model is not None
+    with_tokens = colbert or colbert_means or colbert_model is not None
     tokens = _add_token_vectors(db, table, colbert_model or model, colbert_dtype) if with_tokens else None
     if tokens is None and result.added + result.updated and TOKENS in open_table(db, table).schema.names:
         talk(f"{result.added + result.updated:,} rows have no token vectors yet; run this again with --colbert")
+    means = _add_means(db, table) if colbert_means else None
     if as_json:
         print(json.dumps({**asdict(result), "token_vectors": tokens and asdict(tokens)}))
         return
     print(result)
-    if tokens:
-        print(tokens)
+    for added in (tokens, means):
+        if added:
+            print(added)
+
+
+def _add_means(db: str, table: str) -> BackfillResult:
+    from lance_rerank.columns import add_mean_vector_column
+
+    with bar("average token vectors") as progress:
+        return add_mean_vector_column(open_table(db, table), TOKENS, f"{TOKENS}_mean", progress=progress)
 
 
 def _add_token_vectors(db: str, table: str, model: str, dtype: str) -> BackfillResult:

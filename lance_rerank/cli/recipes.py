@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from lance_rerank.errors import ArgumentError, ColumnError, MissingIndexError
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
     from lance_rerank.jobs.tables import TableModel
+    from lance_rerank.lexical import TantivyIndex
     from lance_rerank.search.retriever import QueryType, Retriever
     from lance_rerank.types import TokenEncoder
 
@@ -74,6 +76,32 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Lexical:
+    """The Tantivy index that a command searches, and how.
+
+    Attributes
+    ----------
+    folder : Path
+        The index's.
+    freshness : str
+        "error", "warn", "sync" or "scan".
+    syntax : bool
+        Whether queries are in Tantivy's query language.
+    fuzzy : int
+        How many letters of a word may differ.
+    """
+
+    folder: Path
+    freshness: str = "warn"
+    syntax: bool = False
+    fuzzy: int = 0
+
+    def arguments(self, index: TantivyIndex | None) -> dict[str, Any]:
+        """Return what a retriever takes."""
+        return {"lexical": index, "freshness": self.freshness, "syntax": self.syntax, "fuzzy": self.fuzzy}
+
+
+@dataclass(frozen=True, slots=True)
 class _Setting:
     """What a reranker is made with."""
 
@@ -90,10 +118,12 @@ def make_retrievers(
     candidates: int = 100,
     id_column: str = "id",
     where: str | None = None,
+    lexical: Lexical | None = None,
 ) -> dict[str, Retriever]:
     """Return a retriever for each recipe, by its name, with the searched text among its rows.
 
-    Queries are embedded by the model that the table names, loaded once for all.
+    Queries are embedded by the model that the table names, loaded once for all. With `lexical` a Tantivy index takes
+    the place of the table's own full-text index.
 
     Raises
     ------
@@ -107,8 +137,10 @@ def make_retrievers(
     encoder = SentenceEncoder(model.name) if model else None
     text = text_column(table)
     retrievers = {}
+    index = None if lexical is None else _tantivy_index(lexical.folder, table)
     for recipe in recipes:
-        if recipe.query_type in ("hybrid", "fts"):
+        reads_words = recipe.query_type in ("hybrid", "fts")
+        if reads_words and index is None:
             _require_full_text_index(table)
         retrievers[str(recipe)] = Retriever(
             table,
@@ -119,6 +151,7 @@ def make_retrievers(
             id_column=id_column,
             encoder=_token_encoder(table, None, model) if recipe.query_type == "multivector" else encoder,
             vectors=TOKENS,
+            **(lexical.arguments(index) if lexical and reads_words else {}),
             select=[text] if text in table.schema.names else [],
             name=str(recipe),
         )
@@ -137,6 +170,18 @@ def _model_of(table: Table) -> TableModel | None:
 
     columns = list(lance.vector_columns(table.schema))
     return table_model(table, columns[0]) if len(columns) == 1 else None
+
+
+def _tantivy_index(folder: Path, table: Table) -> TantivyIndex:
+    from lance_rerank.lexical import TantivyIndex
+
+    try:
+        return TantivyIndex.load(folder, table=table)
+    except MissingIndexError as error:
+        raise MissingIndexError(
+            f"there is no index in {folder}; build one: lance-rerank lexical build {folder} --db DIR --table "
+            f"{table.name}"
+        ) from error
 
 
 def _require_full_text_index(table: Table) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lance_rerank.cli.progress import talk
-from lance_rerank.cli.recipes import Recipe, make_retrievers, text_column
-from lance_rerank.cli.tables import AsJson, Candidates, Db, IdColumn, TableName, open_table
+from lance_rerank.cli.recipes import Lexical, Recipe, make_retrievers, text_column
+from lance_rerank.cli.tables import AsJson, Candidates, Db, Freshness, IdColumn, LexicalFolder, TableName, open_table
 from lance_rerank.errors import ArgumentError, LanceRerankError, QueryError
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def search(
     trace: Annotated[
         bool, typer.Option("--trace", help="Show every candidate's ranks and every stage's time.")
     ] = False,
+    lexical: LexicalFolder = None,
+    freshness: Freshness = "warn",
+    syntax: Annotated[
+        bool, typer.Option("--syntax", help="With --lexical: read the query in Tantivy's query language.")
+    ] = False,
+    fuzzy: Annotated[int, typer.Option(help="With --lexical: how many letters of a word may differ, 0 to 2.")] = 0,
     id_column: IdColumn = "id",
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +46,16 @@ def search(
         raise QueryError("the query is empty; give some words to search for")
     recipe = Recipe.parse(f"{query_type}+{rerank}")
     opened = open_table(db, table)
-    [retriever] = make_retrievers(opened, [recipe], candidates=candidates, id_column=id_column, where=where).values()
+    if lexical is None and (syntax or fuzzy or freshness != "warn"):
+        raise ArgumentError("--syntax, --fuzzy and --freshness are for a Tantivy index: --lexical INDEX")
+    [retriever] = make_retrievers(
+        opened,
+        [recipe],
+        candidates=candidates,
+        id_column=id_column,
+        where=where,
+        lexical=None if lexical is None else Lexical(lexical, freshness, syntax, fuzzy),
+    ).values()
     if trace:
         _run(retriever, query, k)  # the first run pays for loading models; the traced one is as in a running app
     found = _run(retriever, query, k)

@@ -16,6 +16,13 @@ Db = Annotated[str, typer.Option("--db", help="The database: a folder, or an add
 TableName = Annotated[str, typer.Option("--table", help="The table's name.")]
 IdColumn = Annotated[str, typer.Option("--id-column", help="The column that tells rows apart.")]
 Candidates = Annotated[int, typer.Option("--candidates", help="Rows fetched a leg, before reranking.")]
+LexicalFolder = Annotated[
+    Path | None,
+    typer.Option("--lexical", metavar="INDEX", help="A Tantivy index, in place of the table's own full-text index."),
+]
+Freshness = Annotated[
+    str, typer.Option(help="When the table is newer than the Tantivy index: warn, error, sync or scan.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -34,7 +34,7 @@ class MeanVectorColumn:
         return lance.token_dim(data_type) == self.storage.list_size
 
     def encode(self, sources: pa.Array) -> pa.Array:
-        """Return the means of lists of token vectors, null for an empty list."""
+        """Return the means of lists of token vectors, null for an empty list and for vectors that cancel out."""
         means = mean_vectors(Ragged.from_arrow(sources))
         missing = np.isnan(means[:, 0])
         return pa.FixedSizeListArray.from_arrays(
@@ -49,7 +49,9 @@ def add_mean_vector_column(
 
     ``Retriever(table, query_type="multivector")`` finds its candidates by it where the token vectors have no index of
     LanceDB's, which takes no int8. Nothing is encoded. Like the token column it is hidden from LanceDB's search for
-    "the" vector column; index it by its name when the table is large. `sync_multivector_column` keeps it up to date.
+    "the" vector column; when the table is large, index it by its name, with ``distance_type="cosine"``. Run this again,
+    or `sync_multivector_column`, after rows were added or changed, and before ``table.optimize()``: LanceDB 0.40 fails
+    to optimize a vector index when all rows that came since have no vector.
 
     Parameters
     ----------
@@ -89,6 +91,17 @@ def mean_columns(table: Table, vectors: str) -> list[str]:
 
 
 def sync_mean_columns(table: Table, vectors: str) -> None:
-    """Bring the means of a multivector column up to date."""
+    """Bring the means of a multivector column up to date; those of a column that was made anew are left alone."""
     for name in mean_columns(table, vectors):
-        logger.info("%s", add_mean_vector_column(table, vectors, name))
+        try:
+            logger.info("%s", add_mean_vector_column(table, vectors, name))
+        except ColumnError as error:
+            logger.warning(
+                "the means in %r are left as they are: %s. To make them anew: table.drop_columns([%r]), then "
+                "lance_rerank.add_mean_vector_column(table, %r, %r)",
+                name,
+                error,
+                name,
+                vectors,
+                name,
+            )

@@ -154,7 +154,7 @@ def multivector_status(table: object, into: str = "colbert") -> Survey:
     ColumnError
         There is no such column, or `add_multivector_column` did not make it.
     """
-    opened = lance.require_sync_table(table, "multivector_status")
+    opened = lance.latest_handle(lance.require_sync_table(table, "multivector_status"))
     return survey(opened, into, _record(opened, into).source)
 
 

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from lance_rerank import models
-from lance_rerank.errors import ModelError
+from lance_rerank.errors import LanceRerankError, ModelError
 from lance_rerank.extras import require
 from lance_rerank.multivector.explanation import positional_names
 from lance_rerank.multivector.fingerprint import sketch
-from lance_rerank.types import FloatArray
+from lance_rerank.types import FloatArray, TokenEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +144,31 @@ class ColBERTEncoder:
             if importlib.util.find_spec("pylate") is None and _multi_vector_encoder() is not None:
                 return _MultiVectorBackend(location, device, self)
             return _PylateBackend(location, device, self)
+
+
+def encode_token_queries(encoder: TokenEncoder, queries: Sequence[str]) -> list[FloatArray]:
+    """Return each query's vectors as float32 ``(n_tokens, dim)``, or raise `ModelError` if the encoder gives others."""
+    try:
+        answer = encoder.encode_queries(queries)
+    except LanceRerankError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{encoder} failed on {len(queries)} queries: {type(error).__name__}: {error}. The cause is chained to "
+            "this error."
+        ) from error
+    if len(answer) != len(queries):
+        raise ModelError(f"{encoder} answered with {len(answer)} arrays for {len(queries)} queries")
+    tokens = [np.asarray(vectors, np.float32) for vectors in answer]
+    for vectors in tokens:
+        if vectors.ndim != 2:
+            raise ModelError(
+                f"{encoder} answered with an array of shape {vectors.shape} for a query; a token encoder gives one "
+                "vector a token, (n_tokens, dim)"
+            )
+        if not np.isfinite(vectors).all():
+            raise ModelError(f"{encoder} answered with NaN or infinite numbers; try precision='float32'")
+    return tokens
 
 
 class _PlainBackend:

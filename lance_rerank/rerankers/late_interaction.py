@@ -16,6 +16,7 @@ from lance_rerank import arrow, lance
 from lance_rerank.columns.multivector import MultivectorColumn
 from lance_rerank.columns.record import ColumnRecord, require_encoder
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError
+from lance_rerank.multivector.encoder import encode_token_queries
 from lance_rerank.multivector.explanation import (
     Explanation,
     best_matches,
@@ -94,6 +95,8 @@ class LateInteractionReranker(BaseReranker):
         if missing not in get_args(Missing):
             raise ArgumentError(f"missing must be 'encode' or 'null', got {missing!r}")
         self.table = None if table is None else lance.require_sync_table(table, "LateInteractionReranker")
+        # of our own, since it follows the table's versions: a column that was just synced is read as it is now
+        self._latest = None if self.table is None else lance.latest_handle(self.table)
         self.needs_row_id = self.table is not None and vectors is not None
         super().__init__(column=column, top_n=top_n, return_score=return_score)
         self.encoder = encoder
@@ -126,7 +129,7 @@ class LateInteractionReranker(BaseReranker):
         scores, missing = self._score_stored(tokens, rows, self.vectors)
         if len(missing) and self.missing == "encode":
             scores[missing] = self._score_missing(tokens, rows, missing)
-        if np.isnan(scores).all():
+        if len(scores) and np.isnan(scores).all():
             logger.warning(
                 "none of %d candidates has token vectors in %r, so none is ranked: run add_multivector_column again",
                 len(scores),
@@ -159,11 +162,11 @@ class LateInteractionReranker(BaseReranker):
             The query has no tokens.
         """
         tokens = self._query_vectors(query)
-        schema = None if self.table is None else self.table.schema
+        schema = self._schema()
         if schema is not None and self.vectors is not None:
             self._require_encoder(schema, self.vectors)
         recipe = self._recipe(schema)
-        found = self._completed(row.row if isinstance(row, Hit) else row, recipe.texts.columns)
+        found = self._completed(_fields(row), recipe.texts.columns)
         text = recipe.texts.read(found)[0]
         document, names = self._document(found, text, recipe)
         matches = best_matches(tokens, document, query_names(self.encoder, query, len(tokens)), names)
@@ -172,10 +175,16 @@ class LateInteractionReranker(BaseReranker):
     # --- stored vectors ----------------------------------------------------------------------------------------
 
     def _query_vectors(self, query: str) -> FloatArray:
-        tokens = self.encoder.encode_queries([query])[0]
+        tokens = encode_token_queries(self.encoder, [query])[0]
         if not len(tokens):
             raise QueryError(f"the query {query!r} has no tokens for {self.encoder} to compare")
         return tokens
+
+    def _schema(self) -> pa.Schema | None:
+        if self._latest is None:
+            return None
+        self._latest.checkout_latest()
+        return self._latest.schema
 
     def _no_column(self) -> ColumnError:
         return ColumnError(
@@ -217,17 +226,22 @@ class LateInteractionReranker(BaseReranker):
     def _take(self, row_ids: RowIds, columns: Sequence[str]) -> tuple[pa.Table, arrow.IntArray]:
         """Return rows of the table, and where among them each row id stands: -1 if the row was deleted meanwhile."""
         assert self.table is not None
+        assert self._latest is not None
+        self._latest.checkout_latest()
         try:
-            rows = lance.take_rows(self.table, row_ids, columns)
-            if rows.num_rows < len(row_ids):
-                # The rows may be newer than this handle: added, or moved by a compaction, since it was opened.
-                self.table.checkout_latest()
-                rows = lance.take_rows(self.table, row_ids, columns)
+            rows = lance.take_rows(self._latest, row_ids, columns)
         except (RuntimeError, ValueError) as error:  # LanceDB has used both for a column that is gone
-            if self.vectors in columns and self.vectors not in self.table.schema.names:
+            if self.vectors in columns and self.vectors not in self._latest.schema.names:
                 raise self._no_column() from error
             raise
-        return rows, _places(row_ids, rows.column(arrow.ROW_ID).to_numpy())
+        places = _places(row_ids, rows.column(arrow.ROW_ID).to_numpy())
+        if (places < 0).any() and self.table.version < self._latest.version:
+            # found in an older version, which the user's handle is at: deleted since, or moved by an update
+            older = lance.take_rows(self.table, row_ids[places < 0], columns)
+            if older.schema.equals(rows.schema):
+                rows = pa.concat_tables([rows, older])
+                places = _places(row_ids, rows.column(arrow.ROW_ID).to_numpy())
+        return rows, places
 
     # --- vectors made at query time ----------------------------------------------------------------------------
 
@@ -244,7 +258,8 @@ class LateInteractionReranker(BaseReranker):
 
     def _score_missing(self, tokens: FloatArray, rows: pa.Table, missing: arrow.IntArray) -> FloatArray:
         """Return scores for the rows without vectors, NaN for those that have no text either."""
-        recipe = self._recipe(rows.schema if self.table is None else self.table.schema)
+        schema = self._schema()
+        recipe = self._recipe(rows.schema if schema is None else schema)
         texts = self._texts(recipe.texts, rows, missing)
         scores = self._score_texts(tokens, texts, recipe)
         if encoded := sum(text is not None for text in texts):
@@ -263,7 +278,8 @@ class LateInteractionReranker(BaseReranker):
         wanted = list(source.columns)
         if set(wanted) <= set(rows.column_names):
             return source.read(rows.select(wanted).take(pa.array(places)))
-        in_table = self.table is not None and set(wanted) <= set(self.table.schema.names)
+        schema = self._schema()
+        in_table = schema is not None and set(wanted) <= set(schema.names)
         if not in_table or arrow.ROW_ID not in rows.column_names:
             logger.warning(
                 "%d of %d candidates have no token vectors in %r, and no column %s to encode them from: select it too",
@@ -294,7 +310,7 @@ class LateInteractionReranker(BaseReranker):
         """Return one row's texts and, where they are at hand, its vectors: from the row, else from the table."""
         wanted = [*texts, *([] if self.vectors is None else [self.vectors])]
         found = {
-            name: _as_column(row[name], name) if name == self.vectors else pa.array([row[name]])
+            name: _as_column(row[name], name) if name == self.vectors else pa.array([row[name]], from_pandas=True)
             for name in wanted
             if name in row
         }
@@ -312,8 +328,8 @@ class LateInteractionReranker(BaseReranker):
 
     def _fetched(self, row_id: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
         """Return those of the columns that the table has, for one row."""
-        assert self.table is not None
-        there = [name for name in columns if name in self.table.schema.names]
+        schema = self._schema()
+        there = [name for name in columns if schema is not None and name in schema.names]
         if not there:
             return {}
         fetched, _ = self._take(np.array([row_id], np.uint64), there)
@@ -363,6 +379,12 @@ class _Recipe:
     def stored(self, encoder: TokenEncoder, documents: list[FloatArray]) -> Ragged:
         """Return documents' vectors as the column would give them back."""
         return Ragged.from_arrow(MultivectorColumn(encoder, self.dtype, self.pool_factor).store(documents))
+
+
+def _fields(row: Mapping[str, Any] | Hit) -> Mapping[str, Any]:
+    if not isinstance(row, Hit):
+        return row
+    return row.row if row.row_id is None else {arrow.ROW_ID: row.row_id, **row.row}
 
 
 def _encoded(encoder: TokenEncoder, texts: list[str]) -> list[FloatArray]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import tantivy
 from lancedb.query import FullTextQuery
 from lancedb.rerankers import Reranker
 from lancedb.table import AsyncTable
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, QueryError
+from lance_rerank.lexical.index import Freshness
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.search.lexical import LexicalIndex, LexicalLeg, lexical_leg, words_needed
 from lance_rerank.types import FloatArray
 
 DEFAULT_CANDIDATES = 100
@@ -26,6 +30,12 @@ class _Candidates(lance.HybridSeams):
     """What `candidates` and `rerank` mean, for the sync and the async builder."""
 
     _candidates = DEFAULT_CANDIDATES
+    full_text_leg: LexicalLeg | None = None
+
+    def searched(self, query: object, text: object) -> tuple[Any, str | None]:
+        """Return what the full-text leg searches for, and the words that are embedded and told to the reranker."""
+        leg = self.full_text_leg
+        return super().searched(query, text) if leg is None else leg.searched(query, text)
 
     def candidates(self, n: int) -> Self:
         """Fetch at least `n` rows from each leg, whatever the limit.
@@ -46,12 +56,14 @@ class _Candidates(lance.HybridSeams):
             wanted = visible + [name for name in reads if name not in visible]
             return None if visible == schema.names else wanted
         missing = [name for name in reads if name not in selected]
-        if isinstance(selected, dict):
-            return selected | {name: name for name in missing}
-        return list(selected) + missing
+        return lance.adding(selected, {name: name for name in missing})
 
     def combine(self, query: object, vector_results: pa.Table, fts_results: pa.Table, page: slice) -> pa.Table:
         """Return the page of the reranked union."""
+        with words_needed(self.reranker, lance.query_text(query), "give it some, .text('...')"):
+            return self._combined(query, vector_results, fts_results, page)
+
+    def _combined(self, query: object, vector_results: pa.Table, fts_results: pa.Table, page: slice) -> pa.Table:
         reranker = self.reranker
         if not isinstance(reranker, BaseReranker):
             return lance.lancedb_combine(query, vector_results, fts_results, page, reranker, self.normalize)
@@ -69,8 +81,11 @@ class _Candidates(lance.HybridSeams):
 class HybridQuery(_Candidates, lance.HybridBuilder):
     """LanceDB's hybrid query builder that over-fetches; made by `hybrid`."""
 
-    def __init__(self, table: Any, query: Any, vector_column: str, fts_columns: Any) -> None:
+    def __init__(
+        self, table: Any, query: Any, vector_column: str, fts_columns: Any, full_text_leg: LexicalLeg | None
+    ) -> None:
         super().__init__(table, query, vector_column, fts_columns=fts_columns)
+        self.full_text_leg = full_text_leg
         self.rerank()
 
     def rerank(self, reranker: Reranker | None = None, normalize: Normalize = "score") -> Self:
@@ -89,10 +104,18 @@ class HybridQuery(_Candidates, lance.HybridBuilder):
 class AsyncHybridQuery(_Candidates, lance.AsyncHybridBuilder):
     """LanceDB's async hybrid query that over-fetches and reranks off the event loop; made by `hybrid_async`."""
 
-    def __init__(self, inner: Any, table: AsyncTable, words: str) -> None:
+    def __init__(self, inner: Any, table: AsyncTable, query: Any, full_text_leg: LexicalLeg | None) -> None:
         super().__init__(inner, table)
-        self.words = words
+        self.query = query
+        self.full_text_leg = full_text_leg
         self.rerank()
+
+    def text(self, words: str) -> Self:
+        """Tell the reranker these words, where the query is a ``tantivy.Query`` and has none."""
+        if not isinstance(self.query, tantivy.Query):
+            raise ArgumentError("the query has words of its own; .text('...') is for a tantivy.Query, which has none")
+        self.spoken = words
+        return self
 
     def rerank(self, reranker: Reranker | None = None, normalize: Normalize = "score") -> Self:
         """Rerank the union of both legs in a thread; without an argument by reciprocal rank fusion."""
@@ -103,11 +126,15 @@ class AsyncHybridQuery(_Candidates, lance.AsyncHybridBuilder):
 
 def hybrid(
     table: Any,
-    query: str | FullTextQuery | None = None,
+    query: str | FullTextQuery | tantivy.Query | None = None,
     *,
     vector: npt.ArrayLike | None = None,
+    lexical: LexicalIndex | None = None,
     vector_column_name: str | None = None,
     fts_columns: str | Sequence[str] | None = None,
+    freshness: Freshness = "warn",
+    syntax: bool = False,
+    fuzzy: int = 0,
 ) -> HybridQuery:
     """Return a hybrid search whose legs fetch more rows than it returns.
 
@@ -121,24 +148,39 @@ def hybrid(
     ----------
     table : lancedb.table.Table
         Of ``lancedb.connect``.
-    query : str or FullTextQuery, optional
-        What to search for; embedded by the table's own embedding function. May also be given by ``.text(...)``.
+    query : str, FullTextQuery or tantivy.Query, optional
+        What to search for; embedded by the table's own embedding function. May also be given by ``.text(...)``. A
+        ``tantivy.Query``, for `lexical`, has no words: give `vector` or, by ``.text(...)``, the words it stands for.
     vector : array-like, optional
         The query's vector ``(dim,)``, where the table has no embedding function or to save its work.
+    lexical : TantivyIndex, optional
+        Searched instead of LanceDB's full-text index, which the table then needs none of. Rows are fetched by the
+        index's key: on tables of more than some 100,000 rows give that column a ``BTree`` index.
     vector_column_name : str, optional
         Needed when the table has several vector columns.
     fts_columns : str or list of str, optional
-        The full-text columns to search; by default all that are indexed.
+        The full-text columns to search; by default all that are indexed. Not for `lexical`.
+    freshness : {"error", "warn", "sync", "scan"}, default "warn"
+        What to do when `lexical` is behind the table, as in `TantivyIndex.search`.
+    syntax : bool, default False
+        Read the query in Tantivy's query language. The vector and the reranker get it as it is typed.
+    fuzzy : {0, 1, 2}, default 0
+        How many letters of a word may differ, for `lexical`.
 
     Raises
     ------
+    ArgumentError
+        The arguments do not go together, or `lexical` is an index of another table.
     ColumnError, MissingIndexError, QueryError
         The table or the query cannot be searched this way; the message says what to do.
     """
     lance.require_sync_table(table, "hybrid")
+    leg = lexical_leg(lexical, fts_columns=fts_columns, freshness=freshness, syntax=syntax, fuzzy=fuzzy)
+    if leg is not None:
+        lance.require_index_of(leg.index, table)
     numbers = None if vector is None else _as_vector(vector)
     column = lance.the_vector_column(table.schema, vector_column_name, None if numbers is None else numbers.shape[-1])
-    builder = HybridQuery(table, query, column, [fts_columns] if isinstance(fts_columns, str) else fts_columns)
+    builder = HybridQuery(table, query, column, [fts_columns] if isinstance(fts_columns, str) else fts_columns, leg)
     if numbers is not None:
         builder.vector(numbers)
     elif isinstance(query, str) and query.strip():
@@ -148,30 +190,40 @@ def hybrid(
 
 async def hybrid_async(
     table: AsyncTable,
-    query: str | FullTextQuery,
+    query: str | FullTextQuery | tantivy.Query,
     *,
     vector: npt.ArrayLike | None = None,
+    lexical: LexicalIndex | None = None,
     vector_column_name: str | None = None,
     fts_columns: str | Sequence[str] | None = None,
+    freshness: Freshness = "warn",
+    syntax: bool = False,
+    fuzzy: int = 0,
 ) -> AsyncHybridQuery:
     """Return the same search for a table of ``lancedb.connect_async``; ``await`` it, then its ``to_arrow()``.
 
-    The query is embedded and the candidates are reranked in threads: the event loop stays free. Parameters and errors
-    are those of `hybrid`.
+    The query is embedded, `lexical` searched and the candidates reranked in threads: the event loop stays free.
+    Parameters and errors are those of `hybrid`; `lexical` is an index of the same table opened by ``lancedb.connect``.
     """
-    import asyncio
-
     lance.require_async_table(table, "hybrid_async")
-    text = lance.query_text(query)
-    if text is None or not text.strip():
+    leg = lexical_leg(lexical, fts_columns=fts_columns, freshness=freshness, syntax=syntax, fuzzy=fuzzy)
+    if leg is not None:
+        await lance.require_index_of_async(leg.index, table)
+    searched, words = (query, lance.query_text(query)) if leg is None else leg.searched(query)
+    if searched is None or (words is not None and not words.strip()):
         raise QueryError("the query is empty: a hybrid search needs words to search for")
     numbers = None if vector is None else _as_vector(vector)
     schema = await table.schema()
     column = lance.the_vector_column(schema, vector_column_name, None if numbers is None else numbers.shape[-1])
     if numbers is None:
+        if words is None:
+            raise QueryError("a tantivy.Query has no words to make the query's vector of: pass it, vector=...")
         functions = await table.embedding_functions()
-        numbers = await asyncio.to_thread(lance.embed_query, functions, column, text)
-    return AsyncHybridQuery(await lance.async_hybrid_inner(table, numbers, column, query, fts_columns), table, text)
+        numbers = await asyncio.to_thread(lance.embed_query, functions, column, words)
+    native = query if leg is None else words
+    return AsyncHybridQuery(
+        await lance.async_hybrid_inner(table, numbers, column, native, fts_columns), table, query, leg
+    )
 
 
 def _as_vector(vector: npt.ArrayLike) -> FloatArray:

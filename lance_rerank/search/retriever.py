@@ -10,13 +10,16 @@ from functools import cached_property, partial
 from typing import Any, Literal, cast, get_args
 
 import pyarrow as pa
+import tantivy
 from lancedb.rerankers import Reranker
 from lancedb.table import Table
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
+from lance_rerank.lexical.index import Freshness
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.search.lexical import LexicalIndex, lexical_leg, words_needed
 from lance_rerank.search.tokens import TokenLeg
 from lance_rerank.search.trace import Candidate, Stopwatch, Trace
 from lance_rerank.types import Encoder, FloatArray, Hit, TokenEncoder
@@ -54,7 +57,11 @@ class Retriever:
         For an approximate vector index, as in LanceDB: how many partitions to search, and how many times `candidates`
         rows to score again by their full vectors. An ``IVF_PQ`` index loses much without the second.
     fts_columns : str or list of str, optional
-        The full-text columns to search; by default all that are indexed.
+        The full-text columns to search; by default all that are indexed. Not for `lexical`.
+    lexical : TantivyIndex, optional
+        Searched instead of LanceDB's full-text index, which the table then needs none of.
+    freshness, syntax, fuzzy
+        For `lexical`, as in `lance_rerank.hybrid`.
     select : str or sequence of str, optional
         More columns for `Hit.row`, besides the id and what the reranker reads.
     name : str, optional
@@ -91,6 +98,10 @@ class Retriever:
         nprobes: int | None = None,
         refine_factor: int | None = None,
         fts_columns: str | list[str] | None = None,
+        lexical: LexicalIndex | None = None,
+        freshness: Freshness = "warn",
+        syntax: bool = False,
+        fuzzy: int = 0,
         select: str | Sequence[str] = (),
         name: str | None = None,
     ) -> None:
@@ -100,6 +111,11 @@ class Retriever:
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
                 raise ArgumentError(f"{setting} must be at least 1, got {number!r}")
         self.table = lance.require_sync_table(table, "Retriever")
+        self._lexical = lexical_leg(lexical, fts_columns=fts_columns, freshness=freshness, syntax=syntax, fuzzy=fuzzy)
+        if self._lexical is not None:
+            if query_type not in ("hybrid", "fts"):
+                raise ArgumentError(f"lexical is for query_type='hybrid' or 'fts', got {query_type!r}")
+            lance.require_index_of(lexical, self.table)
         self.query_type = query_type
         self.candidates = candidates
         self.where = where
@@ -128,7 +144,8 @@ class Retriever:
     def name(self) -> str:
         """The name given, or the recipe in words."""
         reranker = "" if self.reranker is None else f" + {self.reranker}"
-        return self._given_name or f"{self.query_type}@{self.candidates}{reranker}"
+        tantivy_leg = "" if self._lexical is None else " by Tantivy"
+        return self._given_name or f"{self.query_type}@{self.candidates}{tantivy_leg}{reranker}"
 
     def __repr__(self) -> str:
         return f"Retriever({self.table.name!r}: {self.name})"
@@ -141,53 +158,68 @@ class Retriever:
         other._given_name = name
         return other
 
-    def retrieve(self, query: str, k: int = 10) -> list[Hit]:
+    def retrieve(self, query: str | tantivy.Query, k: int = 10) -> list[Hit]:
         """Return the best k rows for a query, at most as many as there are candidates.
+
+        A ``tantivy.Query`` has no words to embed, so it is for ``query_type="fts"`` with `lexical`.
 
         Raises
         ------
         QueryError
-            The query is empty.
+            The query is empty, or one that this recipe cannot search for.
         MissingIndexError
-            A full-text leg, and the table has no full-text index.
+            A full-text leg, and the table has no full-text index, or `lexical` was not built yet.
         ModelError
             The reranker's model failed.
         """
         return list(self.trace(query, k).hits)
 
-    def retrieve_many(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+    def retrieve_many(self, queries: Sequence[str | tantivy.Query], k: int = 10) -> list[list[Hit]]:
         """Return the best k rows for each query; an `encoder` sees the queries in one batch."""
         for query in queries:
-            _require_words(query)
+            self._require_searchable(query)
         if self.encoder is None or not self.vector_columns or not queries:
             return [self.retrieve(query, k) for query in queries]
         vectors = self._encoded(queries)
         return [list(self._run(query, k, vector).hits) for query, vector in zip(queries, vectors, strict=True)]
 
-    async def aretrieve(self, query: str, k: int = 10) -> list[Hit]:
+    async def aretrieve(self, query: str | tantivy.Query, k: int = 10) -> list[Hit]:
         """Return what `retrieve` does, in a thread: the event loop stays free."""
         return await asyncio.to_thread(self.retrieve, query, k)
 
-    def trace(self, query: str, k: int = 10) -> Trace:
+    def trace(self, query: str | tantivy.Query, k: int = 10) -> Trace:
         """Return the hits with every candidate's ranks and every stage's milliseconds."""
         return self._run(query, k, None)
 
-    def _run(self, query: str, k: int, vector: FloatArray | None) -> Trace:
-        _require_words(query)
+    def _run(self, query: str | tantivy.Query, k: int, vector: FloatArray | None) -> Trace:
+        self._require_searchable(query)
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ArgumentError(f"k must be at least 1, got {k!r}")
         watch = Stopwatch()
         with watch.stage("encode"):
             vectors = self._query_vectors(query, vector)
+        words = query if isinstance(query, str) else None
         with watch.stage("search") as rows:
             legs = self._search(query, vectors, watch)
             candidates = arrow.union(list(legs.values()))
             rows.append(candidates.n_rows)
         with watch.stage("rerank") as rows:
-            ranked = self._rerank(query, candidates, list(legs.values()))
+            with words_needed(self.reranker, words, "search by a string, or rerank by something else"):
+                ranked = self._rerank(words, candidates, list(legs.values()))
             rows.append(ranked.num_rows)
         hits = self._hits(ranked.slice(0, k))
-        return Trace(query, hits, self._candidates(ranked, candidates, list(legs)), tuple(watch.stages))
+        return Trace(str(query), hits, self._candidates(ranked, candidates, list(legs)), tuple(watch.stages))
+
+    def _require_searchable(self, query: object) -> None:
+        if not isinstance(query, tantivy.Query):
+            _require_words(query)
+        elif self._lexical is None:
+            raise QueryError("a tantivy.Query is searched by a Tantivy index: give the retriever one, lexical=...")
+        elif self.query_type != "fts":
+            raise QueryError(
+                f"a tantivy.Query has no words to embed, which query_type={self.query_type!r} needs. Search it with "
+                "query_type='fts', or with lance_rerank.hybrid(..., vector=...)"
+            )
 
     # --- legs --------------------------------------------------------------------------------------------------
 
@@ -203,12 +235,14 @@ class Retriever:
 
     def _encoded(self, queries: Sequence[str]) -> Sequence[FloatArray] | FloatArray:
         assert self.encoder is not None
+        if self._tokens is not None:
+            return self._tokens.encode(queries)
         vectors = self.encoder.encode_queries(queries)
         if len(vectors) != len(queries):
             raise ModelError(f"{self.encoder} answered with {len(vectors)} vectors for {len(queries)} queries")
         return vectors
 
-    def _query_vectors(self, query: str, vector: FloatArray | None) -> dict[str, FloatArray]:
+    def _query_vectors(self, query: str | tantivy.Query, vector: FloatArray | None) -> dict[str, FloatArray]:
         if self.encoder is not None and vector is None and self.vector_columns:
             vector = self._encoded([query])[0]
         functions = self.table.embedding_functions if vector is None and self.vector_columns else {}
@@ -217,12 +251,16 @@ class Retriever:
             for column in self.vector_columns
         }
 
-    def _search(self, query: str, vectors: dict[str, FloatArray], watch: Stopwatch) -> dict[str, pa.Table]:
+    def _search(
+        self, query: str | tantivy.Query, vectors: dict[str, FloatArray], watch: Stopwatch
+    ) -> dict[str, pa.Table]:
         legs: dict[str, Callable[[], pa.Table]] = {}
         for column, vector in vectors.items():
             legs["vector" if len(vectors) == 1 else column] = partial(self._vector_leg, column, vector)
         if self.query_type in ("hybrid", "fts"):
             legs["fts"] = partial(self._fts_leg, query)
+        if self._lexical is not None:
+            self._lexical.prepare()
 
         def timed(name: str) -> pa.Table:
             with watch.stage(name) as rows, lance.clear_errors():
@@ -236,7 +274,7 @@ class Retriever:
 
     def _vector_leg(self, column: str, vector: FloatArray) -> pa.Table:
         if self._tokens is not None:
-            return self._tokens.search(self.table, vector, self._vector_search)
+            return self._tokens.search(vector, self._vector_search)
         return self._vector_search(self.table.search(vector, vector_column_name=column, query_type="vector"))
 
     def _vector_search(self, search: Any) -> pa.Table:
@@ -246,7 +284,10 @@ class Retriever:
             search = search.refine_factor(self.refine_factor)
         return self._leg(search, arrow.DISTANCE)
 
-    def _fts_leg(self, query: str) -> pa.Table:
+    def _fts_leg(self, query: str | tantivy.Query) -> pa.Table:
+        if self._lexical is not None:
+            request = lance.LegRequest(self._columns, self.candidates, self.where)
+            return lance.run_leg(self._lexical.steps(query, request), self.table)
         return self._leg(self.table.search(query, query_type="fts", fts_columns=self.fts_columns), arrow.SCORE)
 
     def _leg(self, search: Any, score: str) -> pa.Table:
@@ -257,7 +298,7 @@ class Retriever:
 
     # --- ranking -----------------------------------------------------------------------------------------------
 
-    def _rerank(self, query: str, candidates: arrow.Candidates, legs: list[pa.Table]) -> pa.Table:
+    def _rerank(self, query: str | None, candidates: arrow.Candidates, legs: list[pa.Table]) -> pa.Table:
         if self.reranker is None:
             return _first_stage(query, candidates)
         if isinstance(self.reranker, BaseReranker):
@@ -265,7 +306,7 @@ class Retriever:
         return self._rerank_foreign(self.reranker, query, candidates, legs)
 
     def _rerank_foreign(
-        self, reranker: Reranker, query: str, candidates: arrow.Candidates, legs: list[pa.Table]
+        self, reranker: Reranker, query: str | None, candidates: arrow.Candidates, legs: list[pa.Table]
     ) -> pa.Table:
         """Rerank with a class that is not ours, through the methods LanceDB calls."""
         if candidates.n_rows == 0:
@@ -292,9 +333,10 @@ class Retriever:
         scores = rows.column(arrow.RELEVANCE).to_pylist()
         columns = [name for name in rows.column_names if name in self._columns]
         records = rows.select(columns).to_pylist()
+        row_ids = arrow.row_ids(rows)
         return tuple(
-            Hit(str(record[self.id_column]), score, rank, record)
-            for rank, (record, score) in enumerate(zip(records, scores, strict=True), 1)
+            Hit(str(record[self.id_column]), score, rank, record, row_id)
+            for rank, (record, score, row_id) in enumerate(zip(records, scores, row_ids, strict=True), 1)
         )
 
     def _candidates(self, ranked: pa.Table, candidates: arrow.Candidates, legs: list[str]) -> tuple[Candidate, ...]:
@@ -312,7 +354,7 @@ class Retriever:
         )
 
 
-def _first_stage(query: str, candidates: arrow.Candidates) -> pa.Table:
+def _first_stage(query: str | None, candidates: arrow.Candidates) -> pa.Table:
     """Rank without a reranker: a single leg by its own score, several by reciprocal rank."""
     if len(candidates.kinds) > 1:
         return RRFReranker().rerank_candidates(query, candidates)

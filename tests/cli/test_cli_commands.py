@@ -130,6 +130,14 @@ def test_index_refuses_another_model(beir, docs, tiny_cross_encoder):
     assert "they cannot be compared" in refused("index", beir, *docs, "--model", tiny_cross_encoder)
 
 
+def test_index_stores_means_to_find_candidates_by(beir, tmp_path, tiny_encoder):
+    table = ["--db", tmp_path / "db", "--table", "docs"]
+    arguments = ["index", beir, *table, "--model", tiny_encoder, "--colbert-dtype", "int8", "--colbert-means"]
+    assert "colbert_mean: 4 rows encoded in 1 fragment" in run(*arguments).stdout
+    found = json.loads(run("search", "bake bread", *table, "--type", "multivector", "--json").stdout)
+    assert found["hits"][0]["doc_id"] == "b"
+
+
 # --- search ----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lancedb.embeddings import EmbeddingFunctionConfig, TextEmbeddingFunction, get_registry, register
+from lancedb.expr import col, lit
 from lancedb.index import FTS
 from lancedb.pydantic import LanceModel, Vector
 from lancedb.query import BooleanQuery, BoostQuery, MatchQuery, MultiMatchQuery, Occur, PhraseQuery
@@ -262,6 +263,13 @@ class TestSelect:
         assert set(rows["shout"].to_pylist()) <= {"EN", "DE"}
         other = await (await asearch(adocs)).select(expressions).rerank(make()).to_arrow()
         assert other.equals(rows)
+
+    @pytest.mark.parametrize("make", [Shuffling, theirs.RRFReranker])
+    async def test_or_expressions_made_of_columns(self, docs, adocs, make):
+        typed, written = {"twice": col("id") * lit(2)}, {"twice": "id * 2"}
+        rows = search(docs).select(typed).rerank(make()).to_arrow()
+        assert rows.equals(search(docs).select(written).rerank(make()).to_arrow())
+        assert rows.equals(await (await asearch(adocs)).select(typed).rerank(make()).to_arrow())
 
     def test_an_expression_may_stand_for_the_rerankers_text(self, docs):
         reranker = Shuffling()

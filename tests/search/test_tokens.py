@@ -9,7 +9,7 @@ import pytest
 from lancedb.index import IvfFlat, IvfRq
 
 import lance_rerank as lr
-from lance_rerank.errors import ArgumentError, ColumnError
+from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -176,3 +176,91 @@ def test_another_encoder_is_refused(table):
     other.fingerprint = "other words"
     with pytest.raises(ColumnError, match="filled by random words"):
         retriever(table, encoder=other).retrieve(QUERY)
+
+
+class TestWhatTheEncoderAnswers:
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda texts: 1 / 0, "failed on 1 queries: ZeroDivisionError"),
+            (lambda texts: [], "answered with 0 arrays for 1 queries"),
+            (lambda texts: [np.zeros(32, np.float32)], r"shape \(32,\) for a query; a token encoder gives one"),
+            (lambda texts: np.zeros((1, 32), np.float32), r"shape \(32,\)"),
+            (lambda texts: [np.full((2, 32), np.nan, np.float32)], "NaN or infinite"),
+        ],
+    )
+    def test_what_cannot_be_searched_is_an_error(self, table, answer, message):
+        encoder = RandomWords()
+        encoder.encode_queries = answer
+        with pytest.raises(ModelError, match=message):
+            retriever(table, encoder=encoder).retrieve(QUERY)
+
+    def test_a_query_without_tokens(self, table):
+        encoder = RandomWords()
+        encoder.encode_queries = lambda texts: [np.zeros((0, 32), np.float32)] * len(texts)
+        with pytest.raises(QueryError, match="no tokens"):
+            retriever(table, encoder=encoder).retrieve("the")
+
+
+class TestMeansOfOtherVectors:
+    @pytest.fixture
+    def remade(self, db):
+        """Token vectors of one encoder, means of another's."""
+        table = make(db, "int8")
+        lr.add_mean_vector_column(table)
+        table.drop_columns(["colbert"])
+        self.encoder = RandomWords()
+        self.encoder.fingerprint = "other words"
+        lr.add_multivector_column(table, encoder=self.encoder, dtype="int8")
+        return table
+
+    def test_a_sync_leaves_them_and_says_so(self, remade, caplog):
+        with caplog.at_level(logging.WARNING, "lance_rerank"):
+            lr.sync_multivector_column(remade, encoder=self.encoder)
+        assert "drop_columns(['colbert_mean'])" in caplog.text
+
+    def test_they_are_not_searched(self, remade):
+        with pytest.raises(ColumnError, match="'colbert_mean' was filled by random words"):
+            retriever(remade, encoder=self.encoder).retrieve(QUERY)
+
+
+@pytest.mark.parametrize("vectors", ["text", "n"])
+def test_a_column_of_something_else(table, vectors):
+    with pytest.raises(ColumnError, match=f"{vectors!r} holds .*, not token vectors"):
+        retriever(table, vectors=vectors)
+
+
+def test_a_filter_that_keeps_nothing_is_no_reason_to_warn(table, caplog):
+    found = retriever(table, where="n < 0")
+    caplog.clear()
+    assert found.retrieve(QUERY) == []
+    assert not caplog.records
+
+
+def test_a_status_leaves_a_handle_at_its_version(table):
+    version = table.version
+    table.add([{"id": "new", "text": "w1", "n": 1}])
+    table.checkout(version)
+    lr.multivector_status(table)
+    assert table.version == version
+
+
+def test_a_reranker_reads_what_was_synced_by_another_handle(table, db):
+    late = lr.LateInteractionReranker(RandomWords(), table=table)
+    other = db.open_table("words")
+    other.update(where="id = 'd0'", values={"text": "w38 w39"})
+    rows = other.search().where("id = 'd0'").with_row_id(True).to_arrow()
+    late.rerank_vector("w38 w39", rows)
+    lr.sync_multivector_column(other, encoder=RandomWords())
+    rows = other.search().where("id = 'd0'").select(["id"]).with_row_id(True).to_arrow()
+    ranked = late.rerank_vector("w38 w39", rows)
+    assert ranked["_relevance_score"].to_pylist() == [pytest.approx(2, abs=0.01)]
+    assert table.version < other.version, "the user's own handle stays where it is"
+
+
+def test_explain_of_a_hit_is_of_its_stored_vectors(table):
+    late = lr.LateInteractionReranker(RandomWords(), table=table)
+    [hit] = retriever(table, select="text").retrieve(QUERY, k=1)
+    assert late.explain(QUERY, hit).score == pytest.approx(hit.score, abs=1e-5)
+    with pytest.raises(ArgumentError, match="it has no text"):
+        late.explain(QUERY, {"text": float("nan")})
