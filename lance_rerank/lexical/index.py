@@ -16,11 +16,12 @@ import numpy as np
 import tantivy
 
 from lance_rerank import lance
+from lance_rerank.arrow import IntArray
 from lance_rerank.errors import ArgumentError, ConflictError, LexicalIndexError, MissingIndexError, StaleIndexError
 from lance_rerank.lexical.clauses import Expand, ParsedQuery, TextField
 from lance_rerank.lexical.language import syntax_query
 from lance_rerank.lexical.query import plain_query
-from lance_rerank.lexical.schema import META, LexicalSettings
+from lance_rerank.lexical.schema import META, ROW, LexicalSettings
 from lance_rerank.lexical.snippets import LexicalExplanation, Snippet, explanation, snippet
 from lance_rerank.lexical.storage import (
     HOW_TO_REBUILD,
@@ -54,12 +55,16 @@ class Matches:
         Whether there are no more, however many are asked for.
     ignored : tuple of str
         What of the query was not understood or left out, in words.
+    row_ids : ndarray or None
+        ``(n_keys,)`` int64: LanceDB's ids of the rows in the version of the table that the index mirrors, -1 where one
+        is not known. In another version an id may be another row's: compare the key of what is read by it.
     """
 
     keys: list[Any]
     scores: FloatArray
     exhausted: bool
     ignored: tuple[str, ...] = ()
+    row_ids: IntArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,12 +388,14 @@ class TantivyIndex:
             clauses.append((tantivy.Occur.MustNot, ours))
         whole = parsed.query if len(clauses) == 1 else tantivy.Query.boolean_query(clauses)
         hits = generation.searcher.search(whole, k, count=False).hits
-        keys = self._keys(generation, [address for _, address in hits])
+        addresses = [address for _, address in hits]
+        keys = self._keys(generation, addresses)
         scores = np.array([score for score, _ in hits], np.float32)
         if generation.state is not None and generation.state.duplicate_keys:
             first = sorted({key: place for place, key in reversed(list(enumerate(keys)))}.values())
             keys, scores = [keys[place] for place in first], scores[first]
-        return Matches(keys, scores, len(hits) < k, parsed.ignored)
+        digests = generation.searcher.fast_field_values(ROW, addresses) if addresses else []
+        return Matches(keys, scores, len(hits) < k, parsed.ignored, generation.row_ids(digests))
 
     def snippet(
         self,

@@ -120,7 +120,7 @@ class LexicalSettings:
         builder = tantivy.SchemaBuilder()
         builder.add_text_field(META, stored=False, tokenizer_name="raw", index_option="basic")
         builder.add_bytes_field(STATE, stored=True)
-        builder.add_integer_field(ROW, indexed=True)
+        builder.add_integer_field(ROW, indexed=True, fast=True)
         if self.key_kind == "integer":
             builder.add_integer_field(self.key, stored=True, indexed=True, fast=True)
         else:

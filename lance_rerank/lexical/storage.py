@@ -13,6 +13,7 @@ A rebuild makes a second generation and puts its name into ``index.json``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -29,8 +30,11 @@ from lance_rerank.arrow import IntArray
 from lance_rerank.errors import LexicalIndexError
 from lance_rerank.lexical.schema import FORMAT, META, STATE, LexicalSettings
 
+logger = logging.getLogger(__name__)
+
 _INDEX, _ROWS = "index.json", "rows"
 ATTEMPTS = 5
+MOST_FRAGMENTS = 32  # in each of which a row is looked for; beyond, it takes less time to ask the table for its key
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,14 @@ class IndexState:
         By Lance's fragment id.
     duplicate_keys : int
         Rows whose key an earlier row has too.
+    stable_row_ids : bool
+        Whether the table's row ids are numbers of their own, and not the places of rows in fragments.
     """
 
     version: int
     fragments: dict[int, FragmentState] = field(default_factory=dict)
     duplicate_keys: int = 0
+    stable_row_ids: bool = False
 
     @property
     def rows(self) -> int:
@@ -159,6 +166,7 @@ class Generation:
         self._watched = (str(root / _INDEX), str(root / name / "meta.json"))
         self._stamp = self._seen()
         self.known_equal = -1  # a later version of the table that has the same rows
+        self._noted: dict[int, Rows] | None = None
         try:
             self.index = tantivy.Index.open(str(self.folder))
             settings.register(self.index)
@@ -209,10 +217,30 @@ class Generation:
                 f"the index in {self.root} has lost its notes of which rows are in it ({error}). {HOW_TO_REBUILD}"
             ) from error
 
+    def row_ids(self, digests: Sequence[int]) -> IntArray | None:
+        """Return LanceDB's ids of rows by their digests, -1 where one is not known; None where that cannot be told."""
+        state = self.state
+        if state is None or state.duplicate_keys or state.stable_row_ids or len(state.fragments) > MOST_FRAGMENTS:
+            return None
+        if self._noted is None:
+            try:
+                self._noted = {fragment_id: self.read_rows(rows) for fragment_id, rows in state.fragments.items()}
+            except LexicalIndexError as error:  # the next sync says so; until then rows are found by their keys
+                logger.warning("%s", error)
+                return None
+        wanted = np.array(digests, np.int64)
+        found = np.full(len(wanted), -1)
+        for fragment_id, rows in self._noted.items():
+            if len(rows):
+                nearest = np.searchsorted(rows.digests, wanted).clip(max=len(rows) - 1)
+                here = rows.digests[nearest] == wanted
+                found[here] = (fragment_id << 32) + rows.places[nearest[here]]
+        return found
+
     def write_rows(self, rows: Rows) -> str:
-        """Note the rows of a fragment in a new file and return its name."""
+        """Note the rows of a fragment in a new file, in the order of their digests, and return its name."""
         name = f"{uuid.uuid4().hex}.arrow"
-        noted = rows.to_arrow()
+        noted = rows.to_arrow().sort_by("digest")
         with pa.OSFile(str(self.rows_path(name)), "wb") as file, pa.ipc.new_file(file, noted.schema) as writer:
             writer.write_table(noted)
         return name

@@ -177,7 +177,8 @@ class _Sync:
         self.dead = np.unique(removed.digests[dead])
         added = pa.concat_arrays([pa.array([], self.key_type), *self.added])
         updated = _count_in(added, dead_keys)
-        self.new = IndexState(self.data.version, self.fragments, self._duplicates(added, dead_keys))
+        duplicates = self._duplicates(added, dead_keys)
+        self.new = IndexState(self.data.version, self.fragments, duplicates, bool(self.data.has_stable_row_ids))
         return SyncResult(
             self.new.version,
             added=len(added) - updated,

@@ -19,7 +19,7 @@ from lance_rerank.errors import ArgumentError, QueryError
 from lance_rerank.lexical.index import Freshness
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
-from lance_rerank.search.lexical import LexicalIndex, LexicalLeg, lexical_leg, words_needed
+from lance_rerank.search.lexical import LexicalIndex, LexicalLeg, lexical_leg, searched, words_needed
 from lance_rerank.types import FloatArray
 
 DEFAULT_CANDIDATES = 100
@@ -34,8 +34,7 @@ class _Candidates(lance.HybridSeams):
 
     def searched(self, query: object, text: object) -> tuple[Any, str | None]:
         """Return what the full-text leg searches for, and the words that are embedded and told to the reranker."""
-        leg = self.full_text_leg
-        return super().searched(query, text) if leg is None else leg.searched(query, text)
+        return searched(self.full_text_leg, query, text)
 
     def candidates(self, n: int) -> Self:
         """Fetch at least `n` rows from each leg, whatever the limit.
@@ -209,8 +208,8 @@ async def hybrid_async(
     leg = lexical_leg(lexical, fts_columns=fts_columns, freshness=freshness, syntax=syntax, fuzzy=fuzzy)
     if leg is not None:
         await lance.require_index_of_async(leg.index, table)
-    searched, words = (query, lance.query_text(query)) if leg is None else leg.searched(query)
-    if searched is None or (words is not None and not words.strip()):
+    wanted, words = searched(leg, query)
+    if wanted is None or (words is not None and not words.strip()):
         raise QueryError("the query is empty: a hybrid search needs words to search for")
     numbers = None if vector is None else _as_vector(vector)
     schema = await table.schema()
@@ -220,10 +219,8 @@ async def hybrid_async(
             raise QueryError("a tantivy.Query has no words to make the query's vector of: pass it, vector=...")
         functions = await table.embedding_functions()
         numbers = await asyncio.to_thread(lance.embed_query, functions, column, words)
-    native = query if leg is None else words
-    return AsyncHybridQuery(
-        await lance.async_hybrid_inner(table, numbers, column, native, fts_columns), table, query, leg
-    )
+    inner = await lance.async_hybrid_inner(table, numbers, column, wanted if leg is None else words, fts_columns)
+    return AsyncHybridQuery(inner, table, query, leg)
 
 
 def _as_vector(vector: npt.ArrayLike) -> FloatArray:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import tantivy
+from lancedb.query import FullTextQuery
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, QueryError
@@ -85,16 +86,6 @@ class LexicalLeg:
         if self.freshness == "sync":
             self.index.matches(tantivy.Query.empty_query(), 1, freshness="sync")
 
-    def searched(self, query: object, text: object = None) -> tuple[str | tantivy.Query | None, str | None]:
-        """Return what the index is asked for, and the words that are embedded and told to the reranker.
-
-        They are one unless a ``tantivy.Query`` is among the two: it is searched, and the other has the words.
-        """
-        given: list[Any] = [part for part in (text, query) if part is not None]
-        built = [part for part in given if isinstance(part, tantivy.Query)]
-        words = next((lance.query_text(part) for part in given if not isinstance(part, tantivy.Query)), None)
-        return (built[0] if built else words), words
-
     def steps(self, query: str | tantivy.Query, request: lance.LegRequest) -> lance.LegSteps:
         """Return the leg's rows, best first, by reads of the table: see `lance_rerank.lance.LegSteps`.
 
@@ -150,6 +141,23 @@ def lexical_leg(
     if fuzzy not in (0, 1, 2):
         raise ArgumentError(f"fuzzy must be 0, 1 or 2, got {fuzzy!r}")
     return LexicalLeg(index, freshness, syntax, fuzzy)
+
+
+def searched(
+    leg: LexicalLeg | None, query: object, text: object = None
+) -> tuple[str | FullTextQuery | tantivy.Query | None, str | None]:
+    """Return what the full-text leg searches for, and the words that are embedded and told to the reranker.
+
+    They are one unless a ``tantivy.Query`` is among the two: it is searched, and the other has the words. LanceDB's own
+    leg searches for its full-text queries as they are, and a lexical index for their words.
+    """
+    given: list[Any] = [part for part in (text, query) if part is not None]
+    built = [part for part in given if isinstance(part, tantivy.Query)]
+    if built and leg is None:
+        raise QueryError("a tantivy.Query is searched by a Tantivy index: pass it, lexical=...")
+    spoken = next((part for part in given if not isinstance(part, tantivy.Query)), None)
+    words = lance.query_text(spoken)
+    return (built[0] if built else spoken if leg is None else words), words
 
 
 @contextmanager
@@ -217,14 +225,37 @@ class _LegSearch:
         while k <= max(NAMED_KEYS, self._limit):
             matches = self._ask(k)
             self._ranking = _Ranking(matches.keys, matches.scores)
-            new = [key for key in matches.keys if key not in known]
-            known.update(new)
-            fetched.append((yield lance.RowRead(columns, (lance.any_of(self._key, new), *where))))
+            new = [place for place, key in enumerate(matches.keys) if key not in known]
+            known.update(matches.keys)
+            fetched.append((yield from self._rows(columns, matches, new, where)))
             if matches.exhausted or sum(rows.num_rows for rows in fetched) >= self._limit:
                 return pa.concat_tables(fetched)
             k *= GROWTH
         passing = yield lance.RowRead([self._key], where)
         return (yield self._best_of(passing, columns))
+
+    def _rows(
+        self, columns: lance.Projection, matches: Matches, places: list[int], where: tuple[lance.Filter, ...]
+    ) -> lance.LegSteps:
+        """Return the rows of some of the matches that pass.
+
+        By their ids, where the index knows them: that takes as long in a table of millions, where a filter by keys
+        reads all of them. What the ids bring counts as far as its keys are right.
+        """
+        keys = [matches.keys[place] for place in places]
+        ids = None if matches.row_ids is None else matches.row_ids[places]
+        if ids is None or (ids < 0).any() or where or isinstance(columns, dict):  # ids come without expressions
+            return (yield lance.RowRead(columns, (lance.any_of(self._key, keys), *where)))
+        rows = yield lance.RowRead(columns, row_ids=tuple(ids.tolist()))
+        found = rows.column(self._key)
+        place = pc.index_in(rows.column(arrow.ROW_ID), value_set=pa.array(ids, pa.uint64()))
+        right = pc.equal(found, pa.array(keys, found.type).take(place))
+        if rows.num_rows == len(keys) and pc.all(right).as_py():
+            return rows
+        rows = rows.filter(pc.fill_null(right, False))
+        there = set(rows.column(self._key).to_pylist())
+        others = [key for key in keys if key not in there]
+        return pa.concat_tables([rows, (yield lance.RowRead(columns, (lance.any_of(self._key, others),)))])
 
     def _best_of(self, passing: pa.Table, columns: lance.Projection) -> lance.RowRead:
         """Return the read of the best of these rows."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import lancedb
 import pyarrow as pa
 import pytest
 import tantivy
@@ -193,6 +194,47 @@ class TestFreshness:
             index.search("x", freshness="never")
 
 
+class TestRowIds:
+    """Matches say where rows are in the table, so that they need not be looked for."""
+
+    def read_by_ids(self, index, query="rotate bread café"):
+        found = index.matches(query, 10)
+        rows = index.table.take_row_ids(found.row_ids.tolist()).select(["id"]).with_row_id().to_arrow()
+        keys = dict(zip(rows["_rowid"].to_pylist(), rows["id"].to_pylist(), strict=True))
+        assert [keys[row_id] for row_id in found.row_ids.tolist()] == found.keys
+        return len(found.keys)
+
+    def test_after_adds_deletes_updates_and_compaction(self, index, table):
+        assert self.read_by_ids(index) == 3
+        table.add([{"id": 5, "title": "", "text": "rotate", "lang": "", "year": 1, "free": True}])
+        table.delete("id = 1")
+        table.update(where="id = 2", values={"lang": "de"})
+        index.sync()
+        assert self.read_by_ids(index) == 3
+        table.optimize()
+        index.sync()
+        assert self.read_by_ids(index) == 3
+
+    def test_they_are_not_told_where_one_key_has_several_rows(self, index, table):
+        table.add(ROWS[:1])
+        index.sync()
+        assert index.matches("rotate", 10).row_ids is None
+
+    def test_they_are_not_told_where_ids_are_no_places(self, tmp_path):
+        db = lancedb.connect(tmp_path / "stable", storage_options={"new_table_enable_stable_row_ids": "true"})
+        index = TantivyIndex.open(tmp_path / "index", table=db.create_table("docs", ROWS))
+        index.sync()
+        assert index.matches("rotate", 10).row_ids is None
+
+    def test_they_are_not_told_in_a_table_of_many_fragments(self, index, table):
+        for i in range(40):
+            table.add([{"id": 10 + i, "title": "", "text": "rotate", "lang": "", "year": 1, "free": True}])
+        index.sync()
+        found = index.matches("rotate", 100)
+        assert found.row_ids is None
+        assert len(found.keys) == 42
+
+
 class TestStatus:
     def test_before_the_first_sync(self, table, folder):
         index = TantivyIndex.open(folder, table=table)
@@ -238,8 +280,6 @@ class TestBadFolders:
             TantivyIndex.open(folder, table=other, columns=["title", "text"])
 
     def test_a_database_that_was_moved(self, db, folder, index, tmp_path):
-        import lancedb
-
         shutil.move(tmp_path / "db", tmp_path / "moved")
         table = lancedb.connect(tmp_path / "moved").open_table("docs")
         assert TantivyIndex.open(folder, table=table, columns=["title", "text"]).status().behind == 0
@@ -301,8 +341,6 @@ def test_bad_arguments(db, tmp_path, arguments, error, message):
 
 
 async def test_an_async_table_is_refused(tmp_path):
-    import lancedb
-
     connection = await lancedb.connect_async(tmp_path / "db")
     table = await connection.create_table("docs", ROWS)
     with pytest.raises(UnsupportedError, match="TantivyIndex"):

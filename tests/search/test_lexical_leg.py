@@ -561,9 +561,11 @@ class TestTheQuery:
         with pytest.raises(QueryError, match="empty"):
             await world.hybrid_async(query)
 
-    def test_a_tantivy_query_without_an_index_for_it(self, world):
-        with pytest.raises(QueryError, match="Query"):
+    async def test_a_tantivy_query_without_an_index_for_it(self, world):
+        with pytest.raises(QueryError, match="lexical="):
             lr.hybrid(world.table, tantivy.Query.all_query(), vector=VECTOR).to_arrow()
+        with pytest.raises(QueryError, match="lexical="):
+            await lr.hybrid_async(await world.opened(), tantivy.Query.all_query(), vector=VECTOR)
 
     def test_phrases_are_written_in_quotes(self, world):
         with pytest.raises(UnsupportedError, match="syntax=True"):
@@ -695,3 +697,33 @@ class TestRetriever:
     def test_an_empty_query_is_refused(self, world):
         with pytest.raises(QueryError, match="words in it"):
             self.retriever(world).retrieve(" ")
+
+
+class TestRowIdsOfAnotherVersion:
+    """The index knows rows by their places in the version it mirrors; in another one these may be other rows'."""
+
+    @pytest.fixture
+    def own(self, tmp_path):
+        return World(tmp_path)
+
+    def test_after_a_compaction(self, own):
+        own.table.delete("id % 3 = 0")
+        own.table.optimize()
+        found = own.leg(50)
+        assert list(zip(found["id"].to_pylist(), found["_score"].to_pylist(), strict=True)) == own.brute(50)
+
+    def test_after_the_table_was_written_anew_in_another_order(self, own):
+        data = rows().take(np.random.default_rng(9).permutation(N))
+        table = lancedb.connect(own.uri).create_table("docs", data, mode="overwrite")
+        own.table.checkout_latest()
+        found = own.leg(50)
+        assert list(zip(found["id"].to_pylist(), found["_score"].to_pylist(), strict=True)) == own.brute(50)
+        texts_of = dict(zip(data["id"].to_pylist(), data["text"].to_pylist(), strict=True))
+        assert found["text"].to_pylist() == [texts_of[key] for key in found["id"].to_pylist()]
+        assert table.count_rows() == N
+
+    def test_rows_updated_since_are_found_by_their_keys(self, own):
+        own.table.update(where="id % 2 = 0", values={"share": 2.0})
+        found = own.leg(50)
+        assert list(zip(found["id"].to_pylist(), found["_score"].to_pylist(), strict=True)) == own.brute(50)
+        assert {share == 2.0 for share in found["share"].to_pylist()} == {True, False}
