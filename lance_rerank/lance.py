@@ -740,8 +740,17 @@ def replace_column(data: lance.LanceDataset, fragment_id: int, path: str) -> Non
 
 
 def fragment_file(data: lance.LanceDataset, fragment: Any, column: str) -> str | None:
-    """Return the path of the file that holds a fragment's values of a column, None where they are all null."""
-    ids = _leaf_ids(next(field for field in data.lance_schema.fields() if field.name() == column))
+    """Return the path of the file that holds a fragment's values of a column, None where they are all null.
+
+    Raises
+    ------
+    ColumnError
+        The table has no such column.
+    """
+    field = next((field for field in data.lance_schema.fields() if field.name() == column), None)
+    if field is None:
+        raise ColumnError(f"the table has no column {column!r} any more (columns: {', '.join(data.schema.names)})")
+    ids = _leaf_ids(field)
     return next((file.path for file in fragment.metadata.files if ids & set(file.fields)), None)
 
 

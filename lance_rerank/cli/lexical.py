@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lance_rerank.cli.progress import bar
+from lance_rerank.cli.progress import bar, talk
 from lance_rerank.cli.tables import AsJson, Db, TableName, open_table
-from lance_rerank.errors import ArgumentError, ConflictError
+from lance_rerank.errors import ArgumentError, ConflictError, LexicalIndexError
 
 if TYPE_CHECKING:
     from lance_rerank.lexical import SyncResult
@@ -41,23 +41,56 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build an index of some columns of a table; one that is there with these settings is brought up to date."""
-    _build(index, db, table, key, columns, language, tokenizer, stop_words, ascii_folding, as_json, rebuild=False)
+    from lance_rerank.lexical import TantivyIndex
+
+    opened = TantivyIndex.open(
+        index,
+        table=open_table(db, table),
+        key=key,
+        columns=_names(columns),
+        language=_language(language),
+        tokenizer=_tokenizers(tokenizer),
+        stop_words=stop_words,
+        ascii_folding=ascii_folding,
+    )
+    with bar("index rows") as progress:
+        _print(opened.sync(wait_s=10, progress=progress), as_json)
 
 
 def rebuild(
     index: Folder,
     db: Db,
     table: TableName,
-    key: Key = "id",
-    columns: Columns = "text",
-    language: Language = "English",
-    tokenizer: Tokenizer = "words",
-    stop_words: StopWords = True,
-    ascii_folding: AsciiFolding = True,
+    key: Annotated[str | None, typer.Option(help="As for build; each setting that is left out stays.")] = None,
+    columns: Annotated[str | None, typer.Option(help="As for build.")] = None,
+    language: Annotated[str | None, typer.Option(help="As for build.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="As for build.")] = None,
+    stop_words: Annotated[bool | None, typer.Option("--stop-words/--no-stop-words", help="As for build.")] = None,
+    ascii_folding: Annotated[
+        bool | None, typer.Option("--ascii-folding/--no-ascii-folding", help="As for build.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build an index anew, with these settings, whatever is there; until it is done, searches use the old one."""
-    _build(index, db, table, key, columns, language, tokenizer, stop_words, ascii_folding, as_json, rebuild=True)
+    """Build an index anew; until it is done, searches use the old one. One that is damaged needs its settings named."""
+    from lance_rerank.lexical import TantivyIndex
+
+    opened = open_table(db, table)
+    given = {
+        "key": key,
+        "columns": columns and _names(columns),
+        "tokenizer": tokenizer and _tokenizers(tokenizer),
+        "stop_words": stop_words,
+        "ascii_folding": ascii_folding,
+    }
+    settings = {**_settings(index), **{name: value for name, value in given.items() if value is not None}}
+    if language is not None:
+        settings["language"] = _language(language)
+    if columns is not None and isinstance(settings.get("tokenizer"), dict):
+        settings["tokenizer"] = {
+            name: how for name, how in settings["tokenizer"].items() if name in settings["columns"]
+        }
+    made = TantivyIndex.open(index, table=opened, rebuild=True, **settings)
+    print(json.dumps(asdict(made.status())) if as_json else made.status())
 
 
 def sync(
@@ -90,39 +123,23 @@ def status(index: Folder, db: Db, table: TableName, as_json: AsJson = False) -> 
 COMMANDS: dict[str, Callable[..., None]] = {"build": build, "sync": sync, "status": status, "rebuild": rebuild}
 
 
-def _build(
-    index: Path,
-    db: str,
-    table: str,
-    key: str,
-    columns: str,
-    language: str,
-    tokenizer: str,
-    stop_words: bool,
-    ascii_folding: bool,
-    as_json: bool,
-    rebuild: bool,
-) -> None:
-    from lance_rerank.lexical import TantivyIndex
+def _settings(index: Path) -> dict[str, Any]:
+    """Return what the index that is there was made with, as far as it can be read."""
+    from lance_rerank.lexical import stored_settings
 
-    opened = open_table(db, table)
-    with bar("index rows") as progress:
-        made = TantivyIndex.open(
-            index,
-            table=opened,
-            key=key,
-            columns=[name.strip() for name in columns.split(",") if name.strip()],
-            language=None if language.lower() == "none" else language,
-            tokenizer=_tokenizers(tokenizer),
-            stop_words=stop_words,
-            ascii_folding=ascii_folding,
-            rebuild=rebuild,
-        )
-        result = made.sync(wait_s=10, progress=progress)
-    if rebuild:
-        print(json.dumps(asdict(made.status())) if as_json else made.status())
-    else:
-        _print(result, as_json)
+    try:
+        return stored_settings(index) or {}
+    except LexicalIndexError as error:
+        talk(f"{error}; settings that are not named are those of a new index")
+        return {}
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _language(text: str) -> str | None:
+    return None if text.lower() == "none" else text
 
 
 def _tokenizers(text: str) -> str | dict[str, str]:

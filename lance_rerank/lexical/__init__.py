@@ -1,7 +1,7 @@
 """The Tantivy leg of hybrid search: an index beside the table, in step with it."""
 
 from lance_rerank.lexical.clauses import Expand
-from lance_rerank.lexical.index import Freshness, IndexStatus, Matches, TantivyIndex
+from lance_rerank.lexical.index import Freshness, IndexStatus, Matches, TantivyIndex, stored_settings
 from lance_rerank.lexical.query import synonyms
 from lance_rerank.lexical.snippets import LexicalExplanation, Snippet
 from lance_rerank.lexical.sync import SyncResult
@@ -15,5 +15,6 @@ __all__ = [
     "Snippet",
     "SyncResult",
     "TantivyIndex",
+    "stored_settings",
     "synonyms",
 ]

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -26,10 +26,13 @@ from lance_rerank.lexical.snippets import LexicalExplanation, Snippet, explanati
 from lance_rerank.lexical.storage import (
     HOW_TO_REBUILD,
     Generation,
+    copy_files,
     copy_generation,
     create_generation,
+    drop_other_generations,
     make_current,
     read_index_file,
+    sole_writer,
 )
 from lance_rerank.lexical.sync import Progress, SyncResult, find_changes, synchronise
 from lance_rerank.types import FloatArray, Hit
@@ -111,6 +114,26 @@ class IndexStatus:
         return text
 
 
+def stored_settings(path: str | Path) -> dict[str, Any] | None:
+    """Return what an index was made with, as arguments of `TantivyIndex.open`; None where there is no index.
+
+    Raises
+    ------
+    LexicalIndexError
+        The index does not say.
+    """
+    content = read_index_file(Path(path).expanduser())
+    if content is None:
+        return None
+    stored = content["settings"]
+    try:
+        columns = [name for name, _ in stored["columns"]]
+        kept = {name: stored[name] for name in ("key", "language", "stop_words", "ascii_folding")}
+        return {**kept, "columns": columns, "tokenizer": dict(stored["tokenizers"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LexicalIndexError(f"the index in {path} does not say how it was made. {HOW_TO_REBUILD}") from error
+
+
 class TantivyIndex:
     """A full-text index of some of a table's columns, in a folder of its own; made by `open`.
 
@@ -154,6 +177,7 @@ class TantivyIndex:
         self._opened: Generation | None = None
         self._overlay: Generation | None = None
         self._overlay_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._readable: tempfile.TemporaryDirectory[str] | None = None  # a copy, where the folder cannot be written to
         self._told = -1  # the table's version of which it was last said that the index is behind
 
     def __repr__(self) -> str:
@@ -245,19 +269,10 @@ class TantivyIndex:
         LexicalIndexError
             The index is damaged, or of another table.
         """
-        content = read_index_file(Path(path).expanduser())
-        if content is None:
+        settings = stored_settings(path)
+        if settings is None:
             raise MissingIndexError(f"there is no index in {path}. Build it: TantivyIndex.open(path, ...).sync()")
-        try:
-            stored = content["settings"]
-            columns = [name for name, _ in stored["columns"]]
-            settings = {name: stored[name] for name in ("key", "language", "stop_words", "ascii_folding")}
-            tokenizers = dict(stored["tokenizers"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise LexicalIndexError(f"the index in {path} does not say how it was made. {HOW_TO_REBUILD}") from error
-        return cls.open(
-            path, table=table, columns=columns, tokenizer=tokenizers, boosts=boosts, expand=expand, **settings
-        )
+        return cls.open(path, table=table, boosts=boosts, expand=expand, **settings)
 
     # --- upkeep ------------------------------------------------------------------------------------------------
 
@@ -281,19 +296,17 @@ class TantivyIndex:
         LexicalIndexError
             The index is damaged, of another table, or cannot be written.
         """
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                return self._sync(progress)
-            except ConflictError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
+        return self._as_sole_writer(self._sync, wait_s, progress)
 
-    def rebuild(self, *, progress: Progress | None = None) -> SyncResult:
-        """Build the index anew from the table, and return what was done; until it is done, searches use the old one."""
+    def rebuild(self, *, wait_s: float = 0, progress: Progress | None = None) -> SyncResult:
+        """Build the index anew from the table, and return what was done; until it is done, searches use the old one.
+
+        Parameters and errors are those of `sync`.
+        """
+        return self._as_sole_writer(self._rebuild, wait_s, progress)
+
+    def _rebuild(self, progress: Progress | None) -> SyncResult:
         self.table.checkout_latest()
-        self.path.mkdir(parents=True, exist_ok=True)
         generation = create_generation(self.path, self.settings)
         try:
             result = synchronise(generation, lance.dataset(self.table), progress)
@@ -309,7 +322,12 @@ class TantivyIndex:
         generation = self._generation()
         if generation is None or generation.state is None:
             return IndexStatus(None, data.version, 0, data.count_rows(), 0, 0, 0, 0)
-        ahead = synchronise(generation, data, dry_run=True)
+        try:
+            ahead = synchronise(generation, data, dry_run=True)
+        except LexicalIndexError:
+            if generation.is_current():
+                raise
+            return self.status()  # another process has committed meanwhile, and removed the notes of this state
         state = generation.state
         return IndexStatus(
             state.version,
@@ -378,22 +396,27 @@ class TantivyIndex:
         generation = self._fresh(freshness)
         parsed = self._parsed(generation, query, syntax, fuzzy)
         if parsed.ignored:
-            logger.warning("of the query %r was left out: %s", query, "; ".join(parsed.ignored))
+            logger.warning("of the query %.100r was left out: %s", query, "; ".join(parsed.ignored))
         clauses = [(tantivy.Occur.Must, parsed.query)]
         if among is not None:
-            chosen = tantivy.Query.term_set_query(generation.schema, self.key, list(among))
+            chosen = tantivy.Query.term_set_query(generation.schema, self.key, [self._checked(key) for key in among])
             clauses.append((tantivy.Occur.Must, tantivy.Query.const_score_query(chosen, 0.0)))
         if syntax or not isinstance(query, str):  # such a query may match every document, and one is none of the user's
             ours = tantivy.Query.term_query(generation.schema, META, "state")
             clauses.append((tantivy.Occur.MustNot, ours))
         whole = parsed.query if len(clauses) == 1 else tantivy.Query.boolean_query(clauses)
-        hits = generation.searcher.search(whole, k, count=False).hits
+        most = min(k, max(1, generation.searcher.num_docs))  # Tantivy makes room for as many as are asked for
+        hits = generation.searcher.search(whole, most, count=False).hits
         addresses = [address for _, address in hits]
         keys = self._keys(generation, addresses)
         scores = np.array([score for score, _ in hits], np.float32)
-        if generation.state is not None and generation.state.duplicate_keys:
+        if len(set(keys)) < len(keys):
             first = sorted({key: place for place, key in reversed(list(enumerate(keys)))}.values())
-            keys, scores = [keys[place] for place in first], scores[first]
+            keys, scores, addresses = (
+                [keys[place] for place in first],
+                scores[first],
+                [addresses[place] for place in first],
+            )
         digests = generation.searcher.fast_field_values(ROW, addresses) if addresses else []
         return Matches(keys, scores, len(hits) < k, parsed.ignored, generation.row_ids(digests))
 
@@ -438,7 +461,7 @@ class TantivyIndex:
         """
         generation = self._built()
         parsed = self._parsed(generation, query, syntax, 0)
-        of_row = tantivy.Query.term_query(generation.schema, self.key, key)
+        of_row = tantivy.Query.term_query(generation.schema, self.key, self._checked(key))
         both = tantivy.Query.boolean_query([(tantivy.Occur.Must, parsed.query), (tantivy.Occur.Must, of_row)])
         found = generation.searcher.search(both, 1, count=False).hits
         if not found:
@@ -457,6 +480,14 @@ class TantivyIndex:
                 generation.index, generation.schema, self.fields, query, fuzzy=fuzzy, expand=self.expand
             )
         return plain_query(generation.schema, self.fields, query, fuzzy=fuzzy, expand=self.expand)
+
+    def _checked(self, key: Any) -> Any:
+        expected = int if self.settings.key_kind == "integer" else str
+        if isinstance(key, np.integer):
+            key = int(key)
+        if not isinstance(key, expected) or isinstance(key, bool):
+            raise ArgumentError(f"keys of this index are of type {expected.__name__}, got {key!r}")
+        return key
 
     def _keys(self, generation: Generation, addresses: list[tantivy.DocAddress]) -> list[Any]:
         if self.settings.key_kind == "integer":
@@ -489,8 +520,18 @@ class TantivyIndex:
         with self._lock:
             if self._opened is None or not self._opened.is_current():
                 content = read_index_file(self.path)
-                self._opened = None if content is None else Generation(self.path, self.settings, content["generation"])
+                self._opened = None if content is None else self._open_generation(content["generation"])
             return self._opened
+
+    def _open_generation(self, name: str) -> Generation:
+        try:
+            return Generation(self.path, self.settings, name)
+        except PermissionError:
+            copied = tempfile.TemporaryDirectory(prefix="lance_rerank-read-", ignore_cleanup_errors=True)
+            self._readable, before = copied, self._readable
+            files = copy_files(self.path / name, Path(copied.name) / name)
+            del before  # only now: its files may be in use
+            return Generation(self.path, self.settings, name, files)
 
     def _built(self) -> Generation:
         generation = self._generation()
@@ -498,10 +539,24 @@ class TantivyIndex:
             raise MissingIndexError(f"there is no index in {self.path} yet. Build it: index.sync()")
         return generation
 
+    def _as_sole_writer(
+        self, work: Callable[[Progress | None], SyncResult], wait_s: float, progress: Progress | None
+    ) -> SyncResult:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                with sole_writer(self.path):
+                    return work(progress)
+            except ConflictError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+
     def _sync(self, progress: Progress | None) -> SyncResult:
         generation = self._generation()
         if generation is None:
-            return self.rebuild(progress=progress)
+            return self._rebuild(progress)
+        drop_other_generations(generation)
         self._drop_orphans()
         self.table.checkout_latest()
         return synchronise(generation, lance.dataset(self.table), progress)
@@ -511,47 +566,54 @@ class TantivyIndex:
         if freshness not in get_args(Freshness):
             raise ArgumentError(f"freshness must be one of {', '.join(get_args(Freshness))}, got {freshness!r}")
         generation = self._generation()
-        if freshness == "sync" and (generation is None or self._is_behind(generation)):
+        if freshness == "sync" and (generation is None or self._differs(generation)):
             self.sync(wait_s=SYNC_WAIT_S)
             return self._built()
         generation = self._built()
-        if not self._is_behind(generation):
+        if not self._differs(generation):
             return generation
         if freshness == "scan":
             return self._overlaid(generation)
-        state = generation.state
-        assert state is not None
-        version = self.table.version
-        message = f"{self!r} mirrors version {state.version} of the table, which is at {version}"
+        assert generation.state is not None
+        mirrored, version = generation.state.version, self.table.version
+        message = f"{self!r} mirrors version {mirrored} of the table, and the table's handle is at {version}"
+        advice = "index.sync()" if version > mirrored else "table.checkout_latest(), and index.sync()"
         if freshness == "error":
-            raise StaleIndexError(f"{message}. Bring it up to date, index.sync(), or search with freshness='scan'")
+            raise StaleIndexError(f"{message}. Bring them together, {advice}, or search with freshness='scan'")
         if self._told != version:
             self._told = version
-            logger.warning("%s: rows that came since are not found. Bring it up to date: index.sync()", message)
+            logger.warning(
+                "%s: rows that were added or changed between the two are not found, or by their other text. Bring them "
+                "together: %s",
+                message,
+                advice,
+            )
         return generation
 
-    def _is_behind(self, generation: Generation) -> bool:
-        """Return whether the table, as its handle sees it, has rows that the index does not know."""
-        state, version = generation.state, self.table.version
-        if state is None:
+    def _differs(self, generation: Generation) -> bool:
+        """Return whether the table, as its handle sees it, has other rows than the index."""
+        version = self.table.version
+        if generation.state is None:
             return True
-        if version <= state.version or generation.known_equal == version:
-            return False
-        data = self.table.to_lance()
-        if find_changes(data, self.settings, state):
+        if version in (generation.known_equal, generation.known_different):
+            return version == generation.known_different
+        # also where versions are equal: the table may have been dropped and made again
+        if find_changes(self.table.to_lance(), self.settings, generation.state):
+            generation.known_different = version
             return True
-        generation.known_equal = version  # an index was made or a column added, and no row changed
+        generation.known_equal = version
         return False
 
     def _overlaid(self, generation: Generation) -> Generation:
         """Return a private copy of the index, brought to the version that the table's handle sees."""
         with self._lock:
             overlay = self._overlay
-            if overlay is None or overlay.name != generation.name:
+            if overlay is None or overlay.name != generation.name or not overlay.folder.exists():
                 self._overlay_folder = self._temporary_folder()
                 overlay = copy_generation(generation, Path(self._overlay_folder.name))
+            overlay.root.touch()  # so that it is not taken for one whose process is dead
             data = self.table.to_lance()
-            if overlay.state is None or overlay.state.version != data.version:
+            if find_changes(data, self.settings, overlay.state):
                 synchronise(overlay, data)
                 overlay = overlay.reopened()
             self._overlay = overlay

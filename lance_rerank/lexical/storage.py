@@ -17,7 +17,8 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -25,9 +26,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import tantivy
+from filelock import FileLock, Timeout
 
 from lance_rerank.arrow import IntArray
-from lance_rerank.errors import LexicalIndexError
+from lance_rerank.errors import ConflictError, LexicalIndexError
 from lance_rerank.lexical.schema import FORMAT, META, STATE, LexicalSettings
 
 logger = logging.getLogger(__name__)
@@ -156,16 +158,29 @@ class IndexState:
 
 
 class Generation:
-    """A Tantivy index that is open, as it was at one commit; `refreshed` returns a later one."""
+    """A Tantivy index that is open, as it was at one commit; `reopened` returns a later one.
 
-    def __init__(self, root: Path, settings: LexicalSettings, name: str) -> None:
+    Parameters
+    ----------
+    root : Path
+        The index's folder.
+    settings : LexicalSettings
+        What it was made with.
+    name : str
+        Of the generation.
+    folder : Path, optional
+        Where a copy of Tantivy's files is, for a folder that cannot be written to: to read, too, Tantivy makes a lock.
+    """
+
+    def __init__(self, root: Path, settings: LexicalSettings, name: str, folder: Path | None = None) -> None:
         self.root = root
         self.settings = settings
         self.name = name
-        self.folder = root / name
+        self.folder = folder or root / name
         self._watched = (str(root / _INDEX), str(root / name / "meta.json"))
         self._stamp = self._seen()
-        self.known_equal = -1  # a later version of the table that has the same rows
+        # versions of the table that were found to have the rows of this generation, and not to
+        self.known_equal = self.known_different = -1
         self._noted: dict[int, Rows] | None = None
         try:
             self.index = tantivy.Index.open(str(self.folder))
@@ -175,11 +190,13 @@ class Generation:
             self.searcher = self.index.searcher()
             self.state = self._state()
         except (ValueError, KeyError, TypeError, OSError) as error:
+            if any(sign in str(error) for sign in _UNWRITABLE):
+                raise PermissionError(f"{self.folder} cannot be written to") from error
             raise LexicalIndexError(f"the index in {root} is damaged ({error}). {HOW_TO_REBUILD}") from error
 
     def reopened(self) -> Self:
         """Return the same generation as it is now."""
-        return type(self)(self.root, self.settings, self.name)
+        return type(self)(self.root, self.settings, self.name, self.folder)
 
     def is_current(self) -> bool:
         """Return whether nothing was committed since this was opened, by a sync or a rebuild of any process."""
@@ -225,8 +242,8 @@ class Generation:
         if self._noted is None:
             try:
                 self._noted = {fragment_id: self.read_rows(rows) for fragment_id, rows in state.fragments.items()}
-            except LexicalIndexError as error:  # the next sync says so; until then rows are found by their keys
-                logger.warning("%s", error)
+            except LexicalIndexError as error:  # of an older commit, mostly; rows are found by their keys all the same
+                logger.info("%s", error)
                 return None
         wanted = np.array(digests, np.int64)
         found = np.full(len(wanted), -1)
@@ -240,18 +257,30 @@ class Generation:
     def write_rows(self, rows: Rows) -> str:
         """Note the rows of a fragment in a new file, in the order of their digests, and return its name."""
         name = f"{uuid.uuid4().hex}.arrow"
+        (self.folder / _ROWS).mkdir(exist_ok=True)
         noted = rows.to_arrow().sort_by("digest")
         with pa.OSFile(str(self.rows_path(name)), "wb") as file, pa.ipc.new_file(file, noted.schema) as writer:
             writer.write_table(noted)
         return name
 
-    def drop_unused_rows(self, state: IndexState) -> None:
-        """Remove the notes of fragments that are no longer part of the state, or never came to be."""
-        used = {fragment.rows_file for fragment in state.fragments.values()}
+    def let_others_read(self) -> None:
+        """Give Tantivy's lists of files, which it keeps from other users, the permissions of its other files."""
+        files = [path for path in self.folder.glob("*.store") if path.is_file()]
+        for name in ("meta.json", ".managed.json"):
+            if files:
+                with suppress(OSError):
+                    (self.folder / name).chmod(files[0].stat().st_mode)
+
+    def drop_unused_rows(self, new: IndexState) -> None:
+        """Remove notes that are of neither the new state nor the one before, which other processes may still read."""
+        states = [new] if self.state is None else [new, self.state]
+        used = {fragment.rows_file for state in states for fragment in state.fragments.values()}
         for path in (self.folder / _ROWS).iterdir():
             if path.name not in used:
                 path.unlink(missing_ok=True)
 
+
+_UNWRITABLE = ("Permission denied", "PermissionDenied", "Read-only file system", "ReadOnlyFilesystem")
 
 HOW_TO_REBUILD = "Build it anew: index.rebuild(), TantivyIndex.open(..., rebuild=True), or lance-rerank lexical rebuild"
 
@@ -276,33 +305,76 @@ def read_index_file(root: Path) -> dict[str, Any] | None:
             f"the index in {root} has format {found!r}, and this release of lance_rerank reads {FORMAT}. "
             f"{HOW_TO_REBUILD}"
         )
+    for name, kind in (("table", str), ("generation", str), ("settings", dict)):
+        if not isinstance(content.get(name), kind):
+            raise LexicalIndexError(f"{root / _INDEX} does not say its {name}. {HOW_TO_REBUILD}")
     return content
+
+
+@contextmanager
+def sole_writer(root: Path) -> Iterator[None]:
+    """Hold the right to write to an index's folder; a process that dies lets go of it.
+
+    Raises
+    ------
+    ConflictError
+        Another process, or thread, has it.
+    LexicalIndexError
+        The folder cannot be written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".write.lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise ConflictError(
+            f"another process is writing to the index in {root}. Wait for it, sync(wait_s=60), and see that one "
+            "process alone keeps the index up to date"
+        ) from error
+    except OSError as error:
+        raise LexicalIndexError(f"the index in {root} cannot be written: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def create_generation(root: Path, settings: LexicalSettings) -> Generation:
     """Return a new, empty generation, which is not the current one yet."""
     name = f"generation-{uuid.uuid4().hex}"
-    (root / name / _ROWS).mkdir(parents=True)
-    tantivy.Index(settings.tantivy_schema(), path=str(root / name), reuse=False)
-    return Generation(root, settings, name)
+    try:
+        (root / name / _ROWS).mkdir(parents=True)
+        tantivy.Index(settings.tantivy_schema(), path=str(root / name), reuse=False)
+        return Generation(root, settings, name)
+    except (OSError, ValueError, LexicalIndexError) as error:
+        shutil.rmtree(root / name, ignore_errors=True)
+        raise LexicalIndexError(f"the index in {root} cannot be written: {error}") from error
 
 
 def copy_generation(generation: Generation, root: Path) -> Generation:
-    """Return a copy of a generation in another folder, as links where the disk is the same one.
+    """Return a copy of a generation in another folder, as links where the disk is the same one."""
+    copied = copy_files(generation.folder, root / generation.name)
+    return Generation(root, generation.settings, generation.name, copied)
 
-    Tantivy writes each file once and never changes it, but for its lists of them, which are copied.
+
+def copy_files(folder: Path, to: Path) -> Path:
+    """Copy a generation's files, and return where they are.
+
+    Tantivy writes each file once and never changes it, but for its lists of them: these are copied, others linked.
     """
     for _ in range(ATTEMPTS):
-        folder = root / generation.name
         try:
-            (folder / _ROWS).mkdir(parents=True)
-            for path in sorted(generation.folder.rglob("*")):
+            (to / _ROWS).mkdir(parents=True)
+            for path in sorted(folder.rglob("*")):
                 if path.is_file() and not path.name.endswith(".lock"):
-                    _link(path, folder / path.relative_to(generation.folder))
-            return Generation(root, generation.settings, generation.name)
-        except (FileNotFoundError, LexicalIndexError):  # another process has just committed, and removed old files
-            shutil.rmtree(folder, ignore_errors=True)
-    raise LexicalIndexError(f"the index in {generation.root} changes faster than it can be copied, or is damaged")
+                    _link(path, to / path.relative_to(folder))
+            tantivy.Index.open(str(to)).reload()
+            return to
+        except (FileNotFoundError, ValueError):  # another process has just committed, and removed old files
+            shutil.rmtree(to, ignore_errors=True)
+    raise LexicalIndexError(
+        f"the index in {folder} changes faster than it can be copied, or is damaged. {HOW_TO_REBUILD}"
+    )
 
 
 def _link(path: Path, to: Path) -> None:
@@ -328,6 +400,11 @@ def make_current(generation: Generation, table_uri: str) -> None:
     part = generation.root / f"{_INDEX}.{uuid.uuid4().hex}.part"
     part.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(part, generation.root / _INDEX)
+    drop_other_generations(generation)
+
+
+def drop_other_generations(generation: Generation) -> None:
+    """Remove all generations but this one: older ones, and those whose builder was killed."""
     for path in generation.root.glob("generation-*"):
         if path.name != generation.name:
             shutil.rmtree(path, ignore_errors=True)

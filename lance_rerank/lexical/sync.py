@@ -8,6 +8,7 @@ are not indexed again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -19,13 +20,14 @@ import tantivy
 
 from lance_rerank import lance
 from lance_rerank.arrow import IntArray
-from lance_rerank.errors import ConflictError, LexicalIndexError
+from lance_rerank.errors import ConflictError, LanceRerankError, LexicalIndexError
 from lance_rerank.lexical.schema import META, ROW, STATE, LexicalSettings
 from lance_rerank.lexical.storage import FragmentState, Generation, IndexState, Rows
 
 WINDOW = 2048  # rows read at a time
 HEAP = 128_000_000  # bytes of documents in memory before Tantivy writes a segment
 THREADS = 2
+LONGEST_KEY = 30_000  # bytes; Tantivy finds nothing by terms of more than 65,530
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +43,7 @@ class SyncResult:
     added, updated, deleted : int
         Rows.
     null_keys : int
-        Rows of the table that have no key, and are not in the index.
+        Rows of the table that have no key, or one of more than 30,000 bytes, and are not in the index.
     duplicate_keys : int
         Rows whose key an earlier row has too: a search for one finds all of them.
     """
@@ -118,35 +120,35 @@ def synchronise(
     Raises
     ------
     ConflictError
-        Another process is writing to the index.
+        Another program is writing to the index.
     LexicalIndexError
-        The index cannot be written.
+        The index cannot be written; it is as it was.
     """
     if dry_run:
         return _Sync(generation, data, None, progress).run()
-    writer = _open_writer(generation)
+    try:
+        writer = generation.index.writer(HEAP, THREADS)
+    except ValueError as error:
+        if "LockBusy" in str(error):  # by something that does not know of `sole_writer`
+            raise ConflictError(f"another program is writing to {generation.folder}") from error
+        raise LexicalIndexError(f"the index in {generation.root} cannot be written: {error}") from error
     try:
         sync = _Sync(generation.reopened(), data, writer, progress)  # as it is now that no one else writes
         result = sync.run()
         sync.commit()
-    except BaseException:
-        writer.rollback()
+    except BaseException as error:
+        with suppress(ValueError):  # a writer that met a full disk is dead already
+            writer.rollback()
+        if isinstance(error, OSError | ValueError) and not isinstance(error, LanceRerankError):
+            raise LexicalIndexError(
+                f"the index in {generation.root} cannot be written, and is as it was: {error}"
+            ) from error
         raise
     finally:
-        writer.wait_merging_threads()  # and lets go of the lock
+        with suppress(ValueError):
+            writer.wait_merging_threads()  # and lets go of its lock
+        generation.let_others_read()
     return result
-
-
-def _open_writer(generation: Generation) -> tantivy.IndexWriter:
-    try:
-        return generation.index.writer(HEAP, THREADS)
-    except ValueError as error:
-        if "LockBusy" not in str(error):
-            raise LexicalIndexError(f"the index in {generation.root} cannot be written: {error}") from error
-        raise ConflictError(
-            f"another process is writing to the index in {generation.root}. Wait for it, sync(wait_s=60), and see that "
-            "one process alone keeps the index up to date"
-        ) from error
 
 
 class _Sync:
@@ -243,8 +245,12 @@ class _Sync:
 
     def _rows(self, batch: pa.RecordBatch) -> tuple[Rows, list[list[Any]]]:
         """Return the rows of a batch that have a key, and their values, a list a column."""
-        if batch.column(self.settings.key).null_count:
-            batch = batch.filter(batch.column(self.settings.key).is_valid())
+        usable = batch.column(self.settings.key).is_valid()
+        if self.settings.key_kind == "string":
+            short = pc.less_equal(pc.binary_length(batch.column(self.settings.key)), LONGEST_KEY)
+            usable = pc.and_(usable, pc.fill_null(short, False))
+        if not pc.all(usable).as_py():
+            batch = batch.filter(usable)
         places = (batch.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
         values = [batch.column(name).to_pylist() for name in self.settings.names]
         digests = np.fromiter(map(_digest, zip(*values, strict=True)), np.int64, len(places))
@@ -261,7 +267,8 @@ class _Sync:
         """Return how many rows have the key of another; all keys are looked through only if there may be such rows."""
         if self.writer is None:
             return 0
-        if self.state is not None and not self.state.duplicate_keys:
+        moved = np.concatenate([np.empty(0, np.int64), *self.matched])
+        if self.state is not None and not self.state.duplicate_keys and len(np.unique(moved)) == len(moved):
             distinct = added.unique()
             unknown = distinct.filter(pc.invert(pc.is_in(distinct, dead_keys))).to_pylist()
             searcher = self.generation.searcher

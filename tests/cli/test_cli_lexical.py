@@ -41,6 +41,22 @@ def test_build_sync_status_and_rebuild(docs, place):
     assert "235 rows" in run("lexical", "status", index, *table)
 
 
+def test_a_rebuild_keeps_the_settings_that_are_not_named(docs, place, tmp_path):
+    table, index = place
+    run("lexical", "build", index, *table, "--columns", "text,lang", "--tokenizer", "lang=raw", "--language", "German")
+    run("lexical", "rebuild", index, *table, "--no-stop-words")
+    kept = json.loads((tmp_path / "index" / "index.json").read_text())["settings"]
+    assert [name for name, _ in kept["columns"]] == ["text", "lang"]
+    assert (kept["tokenizers"][1], kept["language"], kept["stop_words"]) == (["lang", "raw"], "german", False)
+    run("lexical", "rebuild", index, *table, "--columns", "text", "--language", "none")
+    kept = json.loads((tmp_path / "index" / "index.json").read_text())["settings"]
+    assert (kept["tokenizers"], kept["language"]) == ([["text", "words"]], None)
+    (tmp_path / "index" / "index.json").write_text("{")
+    result = CliRunner().invoke(app, ["lexical", "rebuild", index, *table])
+    assert "240 rows" in result.stdout
+    assert "cannot be read" in result.stderr
+
+
 def test_search_takes_the_tantivy_index(docs, place):
     table, index = place
     docs.drop_index("text_idx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,21 @@ ROWS = [
     {"id": 3, "title": "Café", "text": "Où est le café?", "lang": "fr", "year": 2022, "free": True},
     {"id": 4, "title": None, "text": None, "lang": "en", "year": None, "free": None},
 ]
+
+
+READER = """
+import os, tempfile
+import lancedb
+from lance_rerank.lexical import TantivyIndex
+os.setgid(65534); os.setuid(65534)
+table = lancedb.connect({db!r}).open_table("docs")
+index = TantivyIndex.load({folder!r}, table=table)
+print([hit.doc_id for hit in index.search("bread", freshness="scan")])
+try:
+    index.sync()
+except Exception as error:
+    print(type(error).__name__)
+"""
 
 
 @pytest.fixture
@@ -145,7 +161,7 @@ class TestFreshness:
             assert sorted(ids(index.search("rotate"))) == ["1", "2"]
             index.search("rotate")
         assert len(caplog.records) == 1
-        assert "mirrors version 1 of the table, which is at 4" in caplog.text
+        assert "mirrors version 1 of the table, and the table's handle is at 4" in caplog.text
 
     def test_error(self, index, newer):
         with pytest.raises(StaleIndexError, match=r"index\.sync\(\)"):
@@ -183,15 +199,52 @@ class TestFreshness:
             index.search("rotate", freshness="error")
         assert not caplog.records
 
-    def test_a_handle_that_is_older_than_the_index(self, index, table, db, folder):
+    def test_a_handle_that_is_older_than_the_index(self, index, table, db, folder, caplog):
         other = TantivyIndex.open(folder, table=db.open_table("docs"), columns=["title", "text"])
-        table.add([{"id": 5, "title": "", "text": "rotate", "lang": "", "year": 1, "free": True}])
+        table.update(where="id = 2", values={"text": "eat it"})
         index.sync()
-        assert "5" in ids(other.search("rotate", freshness="error"))
+        with pytest.raises(StaleIndexError, match="checkout_latest"):
+            other.search("rotate", freshness="error")
+        assert ids(other.search("rotate", freshness="warn")) == ["1"]
+        assert "checkout_latest" in caplog.text
+        assert sorted(ids(other.search("rotate", freshness="scan"))) == ["1", "2"], "as the handle sees the table"
+        assert ids(other.search("rotate", freshness="sync")) == ["1"], "which moves the handle"
+
+    @pytest.mark.parametrize("freshness", ["error", "scan", "sync"])
+    @pytest.mark.parametrize("versions", [0, 3])
+    def test_a_table_that_was_dropped_and_made_again(self, index, db, folder, freshness, versions):
+        db.drop_table("docs")
+        again = db.create_table("docs", [{"id": 9, "title": "Zoo", "text": "a zebra"}])
+        for i in range(versions):
+            again.add([{"id": 10 + i, "title": "", "text": "a gnu"}])
+        opened = TantivyIndex.load(folder, table=again)
+        if freshness == "error":
+            with pytest.raises(StaleIndexError):
+                opened.search("zebra", freshness=freshness)
+        else:
+            assert ids(opened.search("zebra", freshness=freshness)) == ["9"]
+            assert ids(opened.search("bread", freshness=freshness)) == []
+
+    def test_a_copy_that_was_cleared_away_is_made_again(self, index, newer, folder):
+        before = index.search("rotate", freshness="scan")
+        for path in folder.glob("scan-*"):
+            shutil.rmtree(path)
+        assert index.search("rotate", freshness="scan") == before
 
     def test_another_value(self, index):
         with pytest.raises(ArgumentError, match="error, warn, sync, scan"):
             index.search("x", freshness="never")
+
+
+class TestWhatIsAskedFor:
+    def test_a_huge_k_is_as_many_as_there_are(self, index):
+        assert len(index.matches("rotate", 2**63).keys) == 2
+
+    @pytest.mark.parametrize("key", ["1", None, True, 1.0])
+    def test_keys_of_another_type(self, index, key):
+        for ask in (lambda: index.explain("keys", key), lambda: index.matches("keys", 1, among=[key])):
+            with pytest.raises(ArgumentError, match="keys of this index are of type int"):
+                ask()
 
 
 class TestRowIds:
@@ -312,6 +365,27 @@ class TestBadFolders:
         with pytest.raises(LexicalIndexError, match="rebuild"):
             index.sync()
 
+    @pytest.mark.parametrize("field", ["table", "generation", "settings"])
+    def test_an_index_file_that_lacks_something(self, table, folder, index, field):
+        content = json.loads((folder / "index.json").read_text())
+        (folder / "index.json").write_text(json.dumps(content | {field: 5}))
+        with pytest.raises(LexicalIndexError, match=f"does not say its {field}"):
+            TantivyIndex.load(folder, table=table)
+
+    def test_a_dropped_column(self, table, folder, index):
+        table.drop_columns(["title"])
+        for ask in (index.sync, index.status, lambda: index.search("x", freshness="error")):
+            with pytest.raises(ColumnError, match="no column 'title'"):
+                ask()
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs a user who can become another")
+    def test_a_folder_that_cannot_be_written_to(self, index, folder, tmp_path):
+        code = READER.format(folder=str(folder), db=str(tmp_path / "db"))
+        for path in (tmp_path, *tmp_path.parents[:2]):
+            path.chmod(0o755)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines() == ["['2']", "LexicalIndexError"], done.stderr
+
     def test_a_file_in_the_way(self, table, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(LexicalIndexError):
@@ -418,6 +492,23 @@ def test_a_killed_writer_leaves_a_state_that_was(shared, tmp_path, delay_s):
     assert sorted(shared.matches("common", 1000).keys) == sorted(
         row["id"] for row in shared.table.search().limit(1000).to_list()
     )
+
+
+COLD_START = """
+import sys, lancedb
+from lance_rerank.lexical import TantivyIndex
+db, folder = sys.argv[1:]
+index = TantivyIndex.open(folder, table=lancedb.connect(db).open_table("docs"))
+print(index.search("word7", freshness="sync")[0].doc_id)
+"""
+
+
+def test_several_processes_that_build_at_once(db, tmp_path):
+    db.create_table("docs", [{"id": i, "text": f"word{i} common"} for i in range(2000)])
+    arguments = [sys.executable, "-c", COLD_START, str(tmp_path / "db"), str(tmp_path / "index")]
+    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = [process.communicate() for process in started]
+    assert [out.strip() for out, _ in answers] == ["7"] * 3, answers
 
 
 def test_the_public_name():

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lance_rerank.errors import ConflictError
+from lance_rerank.errors import ConflictError, LexicalIndexError
 from lance_rerank.lexical import TantivyIndex
 from lance_rerank.lexical import sync as sync_module
+from lance_rerank.lexical.storage import sole_writer
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox"]
 
@@ -224,6 +225,33 @@ class TestKeys:
         assert index.sync().duplicate_keys == 1
         assert {(3, "ant"), (3, "cat")} <= contents(index)
 
+    def test_an_equal_row_that_comes_and_goes_is_found_once(self, db, tmp_path):
+        table = db.create_table("docs", rows(0, 2))
+        index = TantivyIndex.open(tmp_path / "index", table=table)
+        index.sync()
+        table.add(rows(0, 1))
+        assert index.sync().duplicate_keys == 1
+        address = table.to_lance().get_fragments()[1].fragment_id << 32
+        table.to_lance().delete(f"_rowid = {address}")
+        index.sync()
+        assert sorted(index.matches("ant", 10).keys) == [0, 1]
+
+    def test_equal_rows_that_come_in_place_of_one(self, db, tmp_path):
+        table = db.create_table("docs", rows(0, 1))
+        index = TantivyIndex.open(tmp_path / "index", table=table)
+        index.sync()
+        table.add(rows(0, 1) + rows(0, 1), mode="overwrite")
+        assert index.sync().duplicate_keys == 1
+        table.to_lance().delete(f"_rowid = {table.to_lance().get_fragments()[0].fragment_id << 32}")
+        index.sync()
+        assert_equal(index, table)
+
+    def test_keys_that_tantivy_cannot_find_are_counted(self, db, tmp_path):
+        table = db.create_table("docs", [{"id": "a", "text": "ant"}, {"id": "b" * 70_000, "text": "ant"}])
+        index = TantivyIndex.open(tmp_path / "index", table=table)
+        assert index.sync().null_keys == 1
+        assert index.matches("ant", 10).keys == ["a"]
+
     def test_one_of_two_equal_rows_is_deleted(self, db, tmp_path):
         table = db.create_table("docs", rows(0, 2))
         table.add(rows(0, 1))
@@ -240,9 +268,11 @@ class TestWriters:
     def test_a_busy_index_is_an_error_that_offers_to_wait(self, index, table):
         table.add(rows(40, 41))
         other = index._generation().index.writer(15_000_000, 1)
-        with pytest.raises(ConflictError, match="another process is writing"):
+        with pytest.raises(ConflictError, match="another program is writing"):
             index.sync()
         del other
+        with sole_writer(index.path), pytest.raises(ConflictError, match="another process is writing"):
+            index.sync()
         assert index.sync(wait_s=5).added == 1
 
     def test_a_failure_halfway_leaves_the_old_state(self, index, table, monkeypatch):
@@ -253,7 +283,7 @@ class TestWriters:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(sync_module, "_add_documents", fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(LexicalIndexError, match=r"is as it was: .*No space"):
             index.sync()
         assert contents(index) == before
         monkeypatch.undo()
@@ -265,7 +295,7 @@ class TestWriters:
         monkeypatch.setattr(sync_module, "_add_documents", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.sync()
-        assert list((tmp_path / "index").iterdir()) == []
+        assert [path.name for path in (tmp_path / "index").iterdir()] == [".write.lock"]
 
 
 class Kill(BaseException):

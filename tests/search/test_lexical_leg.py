@@ -209,7 +209,7 @@ class TestRowsThatAreGoneOrNew:
         fresh.table.add(new)
         with caplog.at_level(logging.WARNING):
             assert fresh.leg(5, query="zebra").num_rows == 0
-        assert "rows that came since" in caplog.text
+        assert "rows that were added or changed" in caplog.text
         with pytest.raises(StaleIndexError):
             fresh.hybrid("zebra", freshness="error").to_arrow()
         for freshness in ("scan", "sync", "error"):
