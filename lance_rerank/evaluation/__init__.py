@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lance_rerank.evaluation.evaluate import Retrieves, evaluate
+from lance_rerank.evaluation.cache import Cacheable
+from lance_rerank.evaluation.evaluate import Retrieves, evaluate, evaluate_runs
 from lance_rerank.evaluation.result import EvaluationResult
-from lance_rerank.evaluation.significance import Comparison
+from lance_rerank.evaluation.significance import Comparison, Comparisons
 
-__all__ = ["evaluate", "Comparison", "EvaluationResult", "Retrieves"]
+__all__ = ["evaluate", "evaluate_runs", "Cacheable", "Comparison", "Comparisons", "EvaluationResult", "Retrieves"]

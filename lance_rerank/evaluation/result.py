@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lance_rerank.datasets.trec import write_trec_run
 from lance_rerank.errors import ArgumentError
-from lance_rerank.evaluation.significance import Comparison, compare
+from lance_rerank.evaluation.significance import Comparison, Comparisons, compare
+
+_FAILURES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,13 @@ class EvaluationResult:
     per_query : dict
         ``per_query[retriever][query_id][measure]``.
     milliseconds : dict of str to float
-        Wall-clock time a query, by retriever: the median over blocks of queries.
+        Wall-clock time a query, by retriever: the median over blocks of queries, as they were searched where the run
+        comes from a cache. Empty for runs that were there already.
     runs : dict
         ``runs[retriever][query_id]``: the ids of the retrieved documents, the best first.
+    failures : dict
+        ``failures[retriever][query_id]``: the error in words, for the queries on which a retriever raised. They found
+        nothing and count in every mean. Retrievers without failures are left out.
 
     Examples
     --------
@@ -62,18 +72,23 @@ class EvaluationResult:
     per_query: dict[str, dict[str, dict[str, float]]] = field(repr=False)
     milliseconds: dict[str, float]
     runs: dict[str, dict[str, list[str]]] = field(repr=False)
+    failures: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         queries = "1 query" if self.n_queries == 1 else f"{self.n_queries:,} queries"
         columns = [
             _Column(name, "{:.4f}", [self.means[row][name] for row in self.retrievers]) for name in self.measures
         ]
-        columns.append(_Column("ms/query", "{:.2f}", [self.milliseconds[row] for row in self.retrievers], best=min))
+        if self.milliseconds:
+            columns.append(_Column("ms/query", "{:.2f}", [self.milliseconds[row] for row in self.retrievers], best=min))
         table = _table(self.retrievers, columns)
-        return "\n".join([f"{self.dataset}, split {self.split}, {queries}", "", *table])
+        failures = [_failures_in_words(name, failed) for name, failed in self.failures.items() if failed]
+        return "\n".join(
+            [f"{self.dataset}, split {self.split}, {queries}", "", *table, *([""] * bool(failures)), *failures]
+        )
 
     def compare(self, a: str, b: str, measure: str | None = None) -> Comparison:
-        """Return how much better retriever ``b`` is than ``a`` on the same queries, with a 95 % interval.
+        """Return how much better retriever ``b`` is than ``a`` on the same queries, with p-value and interval.
 
         Parameters
         ----------
@@ -87,14 +102,77 @@ class EvaluationResult:
         ArgumentError
             There is no such retriever or measure.
         """
-        measure = self.measures[0] if measure is None else measure
-        if measure not in self.measures:
-            raise ArgumentError(f"{measure!r} was not evaluated; there are {', '.join(self.measures)}")
+        measure = self._evaluated_measure(measure)
         for name in (a, b):
-            if name not in self.retrievers:
-                raise ArgumentError(f"{name!r} was not evaluated; there are {', '.join(self.retrievers)}")
+            self._require_evaluated(name)
         pairs = [(self.per_query[a][query][measure], self.per_query[b][query][measure]) for query in self.per_query[a]]
         return compare(a, b, measure, [after - before for before, after in pairs])
+
+    def comparisons(self, measure: str | None = None, baseline: str | None = None) -> Comparisons:
+        """Return every pair of retrievers compared on the same queries, p-values corrected for all of them (Holm).
+
+        Parameters
+        ----------
+        measure : str, optional
+            By default the first.
+        baseline : str, optional
+            Compare each of the others against this one alone: fewer questions, so each needs less of a difference.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such retriever or measure.
+        """
+        measure = self._evaluated_measure(measure)
+        if baseline is None:
+            pairs = list(itertools.combinations(self.retrievers, 2))
+        else:
+            self._require_evaluated(baseline)
+            pairs = [(baseline, name) for name in self.retrievers if name != baseline]
+        return Comparisons(self.compare(a, b, measure) for a, b in pairs).corrected()
+
+    def _evaluated_measure(self, measure: str | None) -> str:
+        if measure is not None and measure not in self.measures:
+            raise ArgumentError(f"{measure!r} was not evaluated; there are {', '.join(self.measures)}")
+        return self.measures[0] if measure is None else measure
+
+    def _require_evaluated(self, name: str) -> None:
+        if name not in self.retrievers:
+            raise ArgumentError(f"{name!r} was not evaluated; there are {', '.join(self.retrievers)}")
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the values by query, a row each: ``retriever``, ``query_id``, ``measure``, ``value``."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        rows = [
+            (retriever, query_id, measure, float(value))
+            for retriever, queries in self.per_query.items()
+            for query_id, values in queries.items()
+            for measure, value in values.items()
+        ]
+        types = {"retriever": pa.string(), "query_id": pa.string(), "measure": pa.string(), "value": pa.float64()}
+        columns = list(zip(*rows, strict=True)) or [()] * len(types)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, types.values(), strict=True)]
+        parquet.write_table(pa.table(arrays, names=list(types)), os.fspath(path))
+
+    def to_trec(self, folder: str | os.PathLike[str]) -> dict[str, Path]:
+        """Write each run as a TREC file into a folder, and return the files by retriever.
+
+        A file has the name of its retriever, with ``_`` for what is no letter, digit or one of ``+-.@``. Queries that
+        found nothing have no line in it; `evaluate_runs` counts them all the same.
+
+        Raises
+        ------
+        ArgumentError
+            An id has white space, which the format cannot hold.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {name: folder / f"{stem}.run" for name, stem in _file_stems(self.retrievers).items()}
+        for name, path in files.items():
+            write_trec_run(path, self.runs[name], name)
+        return files
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, with lists for tuples; the dicts in it are this result's own, not copies."""
@@ -130,12 +208,33 @@ class EvaluationResult:
             raise ArgumentError(
                 f"not the JSON of an evaluation result: {error}; expected what to_json wrote"
             ) from error
-        names = [item.name for item in fields(cls)]
-        missing = [name for name in names if not isinstance(values, dict) or name not in values]
+        needed = [item.name for item in fields(cls) if item.default_factory is MISSING]
+        missing = [name for name in needed if not isinstance(values, dict) or name not in values]
         if missing:
             raise ArgumentError(f"no evaluation result: it lacks {', '.join(missing)}; expected what to_json wrote")
-        known = {name: values[name] for name in names}
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         return cls(**(known | {"measures": tuple(known["measures"]), "retrievers": tuple(known["retrievers"])}))
+
+
+def _failures_in_words(retriever: str, failed: dict[str, str]) -> str:
+    count = "1 query" if len(failed) == 1 else f"{len(failed):,} queries"
+    shown = [
+        f"{query!r} ({textwrap.shorten(why, 100)})" for query, why in itertools.islice(failed.items(), _FAILURES_SHOWN)
+    ]
+    more = f", and {len(failed) - len(shown):,} more" if len(failed) > len(shown) else ""
+    return f"{count} failed on {retriever!r}, counted as finding nothing: {', '.join(shown)}{more}"
+
+
+def _file_stems(names: Sequence[str]) -> dict[str, str]:
+    """Return a file name for each name: readable, and another for each, also where capitals do not count."""
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        stem = re.sub(r"[^\w.+@-]+", "_", name) or "_"
+        candidates = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        stems[name] = next(one for one in candidates if one.lower() not in taken)
+        taken.add(stems[name].lower())
+    return stems
 
 
 @dataclass(frozen=True)
@@ -164,5 +263,7 @@ def _table(rows: Sequence[str], columns: Sequence[_Column]) -> list[str]:
         for name, *cells in zip(names, *written, strict=True)
     ]
     if marked:
-        lines += ["", "* best of its column (of the measures the highest, of ms/query the lowest)"]
+        timed = any(column.best is min for column in columns)
+        which = "of the measures the highest, of ms/query the lowest" if timed else "the highest"
+        lines += ["", f"* best of its column ({which})"]
     return lines

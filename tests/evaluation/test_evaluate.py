@@ -10,10 +10,12 @@ from pathlib import Path
 
 import ir_measures
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
-from lance_rerank.evaluation import EvaluationResult, evaluate
+from lance_rerank.evaluation import EvaluationResult, evaluate, evaluate_runs
 from lance_rerank.types import Hit, Qrel, Query
 
 
@@ -101,17 +103,50 @@ class TestMeasures:
     def test_agreement_with_ir_measures(self, seed: int) -> None:
         rng = random.Random(seed)
         documents = [f"d{i}" for i in range(60)]
-        qrels = {f"q{i}": {d: rng.randint(0, 3) for d in rng.sample(documents, 8)} for i in range(150)}
+        qrels = {f"q{i}": {d: rng.randint(-1, 3) for d in rng.sample(documents, 8)} for i in range(150)}
         rankings = {q: rng.sample(documents, rng.randint(0, 40)) for q in qrels}
-        names = ["nDCG@10", "nDCG", "RR@10", "RR", "Success@5", "R@20", "R(rel=2)@20", "AP", "P@3", "Judged@10"]
+        names = ["nDCG@10", "nDCG", "RR@10", "RR", "Success@5", "R@20", "R(rel=2)@20", "AP", "AP@7", "P@3", "Judged@10"]
+        names += ["RR(rel=2)@3", "nDCG(judged_only=True)@5", "P(judged_only=True)@2", "Bpref", "Rprec", "infAP"]
+        names += ["SetP", "SetR", "IPrec@0.1", "NumRet"]
         result = evaluate({"a": fixed(rankings)}, judged(qrels), names)
 
         run = {q: {d: -float(rank) for rank, d in enumerate(ranking)} for q, ranking in rankings.items() if ranking}
-        measures = [ir_measures.parse_measure(name) for name in names]
-        means = ir_measures.calc_aggregate(measures, qrels, run)
-        assert result.means["a"] == pytest.approx({str(m): value for m, value in means.items()}, abs=1e-12)
-        for metric in ir_measures.iter_calc(measures, qrels, run):
-            assert result.per_query["a"][metric.query_id][str(metric.measure)] == pytest.approx(metric.value, abs=1e-12)
+        # one at a time, as asked for many ir-measures 0.4.3 confuses some
+        for measure in map(ir_measures.parse_measure, names):
+            mean = ir_measures.calc_aggregate([measure], qrels, run)[measure]
+            assert result.means["a"][str(measure)] == pytest.approx(mean, abs=1e-6)
+            for metric in ir_measures.iter_calc([measure], qrels, run):
+                value = result.per_query["a"][metric.query_id][str(measure)]
+                assert value == pytest.approx(metric.value, abs=1e-6)
+
+    @given(
+        ranking=st.lists(st.sampled_from([f"d{i}" for i in range(12)]), unique=True),
+        grades=st.dictionaries(st.sampled_from([f"d{i}" for i in range(12)]), st.integers(-1, 3), min_size=1),
+        cutoff=st.integers(1, 14),
+    )
+    def test_what_is_below_the_cutoff_never_mattered(
+        self, ranking: list[str], grades: dict[str, int], cutoff: int
+    ) -> None:
+        names = [f"{name}@{cutoff}" for name in ("nDCG", "RR", "Success", "P", "R", "AP", "Judged", "R(rel=2)")]
+        result = evaluate_runs({"a": {"q": ranking}}, {"q": grades}, names)
+        run = {"q": {d: 1 / rank for rank, d in enumerate(ranking, 1)}} if ranking else {}
+        for measure in map(ir_measures.parse_measure, names):
+            expected = measure.calc_aggregate({"q": grades}, run) if run else 0
+            assert result.means["a"][str(measure)] == pytest.approx(expected, abs=1e-6)
+
+    def test_agreement_with_trec_eval(self) -> None:
+        pytrec_eval = pytest.importorskip("pytrec_eval")
+        rng = random.Random(7)
+        documents = [f"d{i}" for i in range(60)]
+        qrels = {f"q{i}": {d: rng.randint(0, 3) for d in rng.sample(documents, 8)} for i in range(50)}
+        rankings = {q: rng.sample(documents, 30) for q in qrels}
+        result = evaluate({"a": fixed(rankings)}, judged(qrels), ["nDCG@10", "R@20", "Success@5", "AP", "P@5"])
+        ours = ("nDCG@10", "R@20", "Success@5", "AP", "P@5")
+        theirs = ("ndcg_cut_10", "recall_20", "success_5", "map", "P_5")
+        run = {q: {d: 100.0 - rank for rank, d in enumerate(ranking)} for q, ranking in rankings.items()}
+        for query, values in pytrec_eval.RelevanceEvaluator(qrels, set(theirs)).evaluate(run).items():
+            for name, other in zip(ours, theirs, strict=True):
+                assert result.per_query["a"][query][name] == pytest.approx(values[other], abs=1e-6)
 
 
 class TestOrder:
@@ -178,8 +213,8 @@ class TestRetrieval:
                 return [[] for _ in queries]
 
         module = sys.modules["lance_rerank.evaluation.evaluate"]
-        _, milliseconds = module._run("a", Answering(), data.queries, 10, None, clock=lambda: next(times))
-        assert milliseconds == pytest.approx(30)
+        found = module._search("a", Answering(), data.queries, 10, clock=lambda: next(times))
+        assert found.milliseconds == pytest.approx(30)
 
     def test_a_run_is_timed(self) -> None:
         assert evaluate({"a": fixed({})}, ONE).milliseconds["a"] > 0
@@ -205,6 +240,120 @@ class TestRetrieval:
         with pytest.raises(ArgumentError, match="1 lists of hits for 2 queries; expected one a query") as caught:
             evaluate({"short": Short()}, judged({"q1": {"d1": 1}, "q2": {"d1": 1}}))
         assert "retriever 'short'" in caught.value.__notes__[0]
+
+
+class Picky:
+    """Raises where a query has a bad word, in a batch or alone."""
+
+    def __init__(self, *bad: str) -> None:
+        self.bad = {f"text of {query_id}" for query_id in bad}
+        self.calls: list[int] = []
+
+    def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        self.calls.append(len(queries))
+        if not self.bad.isdisjoint(queries):
+            raise ModelError("no words in it")
+        return [[Hit("d1", 1.0, 1)] for _ in queries]
+
+
+class TestFailures:
+    DATA = judged({f"q{i}": {"d1": 1} for i in range(130)})
+
+    def test_a_failing_query_is_told_and_counts_zero(self) -> None:
+        picky = Picky("q7", "q70")
+        result = evaluate({"picky": picky, "fine": Picky()}, self.DATA, ["RR@10"], on_error="count")
+        assert result.failures == {"picky": dict.fromkeys(["q7", "q70"], "ModelError: no words in it")}
+        assert result.means == {"picky": {"RR@10": 128 / 130}, "fine": {"RR@10": 1}}
+        assert result.runs["picky"]["q7"] == []
+        assert list(result.runs["picky"]) == list(self.DATA.queries)
+        assert picky.calls == [64, *[1] * 64, 64, *[1] * 64, 2]
+        comparison = result.compare("picky", "fine")
+        assert (comparison.n_queries, comparison.wins) == (130, 2)
+
+    def test_it_is_printed(self) -> None:
+        result = evaluate({"picky": Picky("q1", "q2", "q3", "q4", "q5")}, self.DATA, ["RR@10"], on_error="count")
+        assert str(result).splitlines()[-2:] == [
+            "",
+            "5 queries failed on 'picky', counted as finding nothing: 'q1' (ModelError: no words in it), "
+            "'q2' (ModelError: no words in it), 'q3' (ModelError: no words in it), and 2 more",
+        ]
+        assert EvaluationResult.from_json(result.to_json()) == result
+
+    def test_a_batch_that_fails_where_its_queries_do_not_is_no_failure(self) -> None:
+        class Small:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                if len(queries) > 1:
+                    raise MemoryError
+                return [[Hit("d1", 1.0, 1)]]
+
+        result = evaluate({"small": Small()}, self.DATA, ["RR@10"], on_error="count")
+        assert (result.means["small"]["RR@10"], result.failures) == (1, {})
+
+    def test_all_may_fail(self) -> None:
+        result = evaluate({"picky": Picky("q1")}, judged({"q1": {"d1": 1}}), on_error="count")
+        assert set(result.means["picky"].values()) == {0}
+        assert "1 query failed on 'picky'" in str(result)
+
+    def test_an_interruption_is_no_failure(self) -> None:
+        class Interrupted:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate({"a": Interrupted()}, ONE, on_error="count")
+
+    def test_a_wrong_number_of_answers_is_not_counted_but_raised(self) -> None:
+        class Short:
+            def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+                return [[]]
+
+        with pytest.raises(ArgumentError, match="1 lists of hits for 64 queries"):
+            evaluate({"short": Short()}, self.DATA, on_error="count")
+
+    def test_another_word_is_refused(self) -> None:
+        with pytest.raises(ArgumentError, match="on_error must be one of raise, count, got 'ignore'"):
+            evaluate({"a": Picky()}, ONE, on_error="ignore")  # type: ignore[arg-type]
+
+
+class TestRuns:
+    def test_runs_are_judged_as_they_would_be_by_evaluate(self) -> None:
+        data = judged({"q1": {"d1": 1}, "q2": {"d1": 2, "d2": 1}, "q3": {"d9": 1}})
+        result = evaluate({"a": fixed({"q1": ["d2", "d1", "d2"], "q2": ["d2", "d1"]})}, data)
+        again = evaluate_runs(result.runs, data)
+        assert (again.means, again.per_query, again.runs) == (result.means, result.per_query, result.runs)
+        assert again.milliseconds == {}
+        assert str(again).splitlines()[2].split() == ["retriever", "nDCG@10", "RR@10", "Success@5", "R@100"]
+
+    def test_judgements_alone_will_do_and_queries_a_run_lacks_count_zero(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        result = evaluate_runs({"a": {"q1": ["d1"], "other": ["d1"]}}, {"q1": {"d1": 1}, "q2": {"d1": 1}}, ["RR@10"])
+        assert result.means == {"a": {"RR@10": 0.5}}
+        assert "1 queries of run 'a' are not judged and are left out: 'other'" in caplog.text
+        assert "run 'a' has nothing for 1 of 2 judged queries" in caplog.text
+
+    def test_an_empty_run_counts_zero(self) -> None:
+        assert evaluate_runs({"a": {}}, ONE, ["RR@10"]).means == {"a": {"RR@10": 0}}
+
+    def test_the_best_of_runs_is_marked_without_times(self) -> None:
+        result = evaluate_runs({"a": {"q1": ["d1"]}, "b": {"q1": []}}, ONE, ["RR@10"])
+        assert str(result).splitlines()[-1] == "* best of its column (the highest)"
+
+    def test_rankings_are_not_cut(self) -> None:
+        ranking = [f"x{i}" for i in range(1500)] + ["d1"]
+        assert evaluate_runs({"a": {"q1": ranking}}, ONE, ["RR"]).means["a"]["RR"] == pytest.approx(1 / 1501)
+
+    @pytest.mark.parametrize(
+        ("runs", "message"),
+        [
+            ({}, "no runs to evaluate"),
+            ({"q1": ["d1"]}, "expected runs by name"),
+            ({"a": {"1": ["d1"]}}, "run 'a' answers none of the judged queries: it has ids such as '1', judged .*'q1'"),
+        ],
+    )
+    def test_what_is_no_run_is_refused(self, runs: dict, message: str) -> None:
+        with pytest.raises(ArgumentError, match=message):
+            evaluate_runs(runs, ONE)
 
 
 class TestArguments:
