@@ -16,11 +16,13 @@ if TYPE_CHECKING:
         sync_multivector_column,
     )
     from lance_rerank.datasets import Dataset
+    from lance_rerank.datasets.trec import read_trec_qrels, read_trec_run, write_trec_qrels, write_trec_run
     from lance_rerank.encoder import SentenceEncoder
     from lance_rerank.evaluation.compression import choose_compression
-    from lance_rerank.evaluation.evaluate import evaluate
+    from lance_rerank.evaluation.evaluate import evaluate, evaluate_runs
+    from lance_rerank.evaluation.latency import Latency, measure_latency
     from lance_rerank.evaluation.result import EvaluationResult
-    from lance_rerank.evaluation.significance import Comparison
+    from lance_rerank.evaluation.significance import Comparison, Comparisons
     from lance_rerank.jobs import IndexResult, index_documents
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.multivector import ColBERTEncoder
@@ -62,7 +64,16 @@ _HOMES = {
         "add_mean_vector_column",
     ),
     "lance_rerank.datasets": ("Dataset",),
-    "lance_rerank.evaluation": ("evaluate", "Comparison", "EvaluationResult"),
+    "lance_rerank.datasets.trec": ("read_trec_qrels", "read_trec_run", "write_trec_qrels", "write_trec_run"),
+    "lance_rerank.evaluation": (
+        "evaluate",
+        "evaluate_runs",
+        "measure_latency",
+        "Comparison",
+        "Comparisons",
+        "EvaluationResult",
+        "Latency",
+    ),
     # not through its package, which stays light: this one needs torch
     "lance_rerank.evaluation.compression": ("choose_compression",),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
@@ -103,8 +114,16 @@ __all__ = [
     # measuring
     "Dataset",
     "evaluate",
+    "evaluate_runs",
     "EvaluationResult",
     "Comparison",
+    "Comparisons",
+    "measure_latency",
+    "Latency",
+    "read_trec_qrels",
+    "read_trec_run",
+    "write_trec_qrels",
+    "write_trec_run",
     # values and protocols
     "Document",
     "Encoder",

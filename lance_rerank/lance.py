@@ -709,6 +709,13 @@ def dataset(table: Table) -> lance.LanceDataset:
     return opened
 
 
+def files_of(table: Table) -> list[str]:
+    """Return the names of all files with rows, or deletions of rows, of the version that a table's handle is at."""
+    fragments = table.to_lance().get_fragments()
+    paths = [file.path for fragment in fragments for file in fragment.metadata.files]
+    return [*paths, *(name for fragment in fragments if (name := deletions(fragment)))]
+
+
 def write_column_file(data: lance.LanceDataset, name: str, batches: Iterator[pa.Array], storage: pa.DataType) -> str:
     """Write one column of one fragment to a new file of the dataset and return its path in ``data/``."""
     path = f"{uuid.uuid4()}.lance"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,6 +18,7 @@ from lance_rerank.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lance_rerank.datasets import Dataset
+    from lance_rerank.evaluation.searching import OnError
 
 _COMMA = re.compile(r",(?![^(]*\))")  # not those within parentheses, as in nDCG(gains={0:0,1:2})@10
 
@@ -36,6 +38,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N queries, for a quick look.")] = None,
     lexical: LexicalFolder = None,
     id_column: IdColumn = "id",
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time every stage: queries are asked one at a time, then by four threads.")
+    ] = False,
+    on_error: Annotated[
+        str, typer.Option(help="A query that fails: raise, or count it as finding nothing and go on.")
+    ] = "raise",
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep what is found in this folder, and take from it what is there.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Write each retriever's ranking to this folder, for trec_eval.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the whole result to this file, as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,14 +67,33 @@ def evaluate(
         id_column=id_column,
         lexical=None if lexical is None else Lexical(lexical),
     )
-    for retriever in made.values():  # the first query of each pays for loading models; it is not to be measured
-        retriever.retrieve(next(iter(judged.queries.values())))
+    with suppress(Exception) if on_error == "count" else nullcontext():
+        for retriever in made.values():  # the first query of each pays for loading models; it is not to be measured
+            retriever.retrieve(next(iter(judged.queries.values())))
     with bar("evaluate") as progress:
-        result = evaluate(made, judged, wanted, progress=lambda name, done, total: progress(done, total, name))
+        result = evaluate(
+            made,
+            judged,
+            wanted,
+            latency=latency,
+            on_error=cast("OnError", on_error),  # checked there
+            cache=cache,
+            progress=lambda name, done, total: progress(done, total, name),
+        )
     if output is not None:
         result.to_json(output)
         talk(f"written to {output}")
-    print(result.to_json() if as_json else result)
+    if runs is not None:
+        result.to_trec(runs)
+        talk(f"rankings written to {runs}")
+    if as_json:
+        print(result.to_json())
+        return
+    print(result)
+    if len(made) > 1:
+        print(f"\n{result.comparisons()}")
+    for name, taken in result.latency.items():
+        print(f"\n{name}: {taken}")
 
 
 def _parts(text: str, option: str) -> list[str]:

@@ -93,7 +93,7 @@ class Dataset:
         folder = Path(folder)
         qrels_file = _qrels_file(folder, split)
         queries_file = _existing(folder / "queries.jsonl")
-        qrels, places = _judgements(_qrel_rows(qrels_file))
+        qrels, places = collect_judgements(_qrel_rows(qrels_file))
         queries = _judged_queries(_query_rows(queries_file), judged=places, source=str(queries_file))
         return cls(folder.resolve().name, split, folder, queries, qrels)
 
@@ -114,7 +114,7 @@ class Dataset:
         DatasetError
             A query id is given twice, a pair is judged twice and differently, or a judged query is not there.
         """
-        judgements, places = _judgements(_numbered("qrels, item", qrels))
+        judgements, places = collect_judgements(_numbered("qrels, item", qrels))
         judged = _judged_queries(_numbered("queries, item", queries), judged=places, source="queries")
         return cls(name, split, None, judged, judgements, None if corpus is None else tuple(corpus))
 
@@ -168,7 +168,7 @@ class Dataset:
         return f"Dataset({self.name!r}, split={self.split!r}, queries={len(self.queries)}, judgements={judgements})"
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a value was read: ``source`` ends in the word for ``number``, as in ``"qrels/test.tsv, line"``."""
 
     source: str
@@ -178,18 +178,19 @@ class _Place(NamedTuple):
         return f"{self.source} {self.number}"
 
     def error(self, problem: str) -> DatasetError:
+        """Return an error that says where the problem is."""
         return DatasetError(f"{self}: {problem}")
 
 
-def _numbered(source: str, rows: Iterable[_Row]) -> Iterator[tuple[_Place, _Row]]:
+def _numbered(source: str, rows: Iterable[_Row]) -> Iterator[tuple[Place, _Row]]:
     for number, row in enumerate(rows, 1):
-        yield _Place(source, number), row
+        yield Place(source, number), row
 
 
-def _judgements(rows: Iterable[tuple[_Place, Qrel]]) -> tuple[dict[str, dict[str, int]], dict[str, _Place]]:
+def collect_judgements(rows: Iterable[tuple[Place, Qrel]]) -> tuple[dict[str, dict[str, int]], dict[str, Place]]:
     """Return grades by query and document, and where each query was first judged."""
     grades: dict[str, dict[str, int]] = {}
-    places: dict[str, _Place] = {}
+    places: dict[str, Place] = {}
     for place, qrel in rows:
         places.setdefault(qrel.query_id, place)
         known = grades.setdefault(qrel.query_id, {}).setdefault(qrel.doc_id, qrel.relevance)
@@ -201,7 +202,7 @@ def _judgements(rows: Iterable[tuple[_Place, Qrel]]) -> tuple[dict[str, dict[str
     return grades, places
 
 
-def _judged_queries(rows: Iterable[tuple[_Place, Query]], *, judged: dict[str, _Place], source: str) -> dict[str, str]:
+def _judged_queries(rows: Iterable[tuple[Place, Query]], *, judged: dict[str, Place], source: str) -> dict[str, str]:
     """Return the texts of the judged queries in the order of ``judged``, or raise for one that ``rows`` lacks."""
     texts: dict[str, str] = {}
     seen: dict[str, int] = {}
@@ -251,12 +252,12 @@ def _contents(folder: Path) -> str:
     return f"{folder} holds: {shown}{', ...' if len(names) > _NAMES_SHOWN else ''}"
 
 
-def _lines(path: Path) -> Iterator[tuple[_Place, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[Place, str]]:
     """Yield the lines that are not blank. Bytes are split before they are decoded, so that bad ones have a number."""
     source = f"{path}, line"
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            place = _Place(source, number)
+            place = Place(source, number)
             try:
                 line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode()
             except UnicodeDecodeError as error:
@@ -267,9 +268,9 @@ def _lines(path: Path) -> Iterator[tuple[_Place, str]]:
                 yield place, line.rstrip("\r\n")
 
 
-def _qrel_rows(path: Path) -> Iterator[tuple[_Place, Qrel]]:
+def _qrel_rows(path: Path) -> Iterator[tuple[Place, Qrel]]:
     width = 0
-    for place, line in _lines(path):
+    for place, line in numbered_lines(path):
         columns = _split_columns(line)
         if not width:
             if len(columns) not in (3, 4):
@@ -279,7 +280,7 @@ def _qrel_rows(path: Path) -> Iterator[tuple[_Place, Qrel]]:
                 continue
         if len(columns) != width:
             raise place.error(f"{_count(columns)}; expected {width}, as on the first line: {_COLUMNS}")
-        yield place, _qrel(place, columns)
+        yield place, parse_qrel(place, columns)
 
 
 def _split_columns(line: str) -> list[str]:
@@ -295,7 +296,8 @@ def _count(columns: list[str]) -> str:
     return "1 column" if len(columns) == 1 else f"{len(columns)} columns"
 
 
-def _qrel(place: _Place, columns: list[str]) -> Qrel:
+def parse_qrel(place: Place, columns: list[str]) -> Qrel:
+    """Return the judgement in the columns of a line, or raise what is wrong with them."""
     query_id, doc_id, score = columns[0], columns[-2], columns[-1]
     for title, value in (("query-id", query_id), ("corpus-id", doc_id)):
         if not value.strip():
@@ -306,13 +308,13 @@ def _qrel(place: _Place, columns: list[str]) -> Qrel:
         raise place.error(f"score {score!r} is not an integer; expected a grade such as 0, 1 or 2") from error
 
 
-def _query_rows(path: Path) -> Iterator[tuple[_Place, Query]]:
+def _query_rows(path: Path) -> Iterator[tuple[Place, Query]]:
     expected = '{"_id": "q1", "text": "..."}'
     for place, row in json_objects(path, expected):
         yield place, Query(_identifier(place, row, expected), _string(place, row, "text", expected))
 
 
-def numbered_documents(path: Path) -> Iterator[tuple[_Place, Document]]:
+def numbered_documents(path: Path) -> Iterator[tuple[Place, Document]]:
     """Yield the documents of a ``corpus.jsonl``, each with the place it was read at."""
     expected = '{"_id": "d1", "title": "...", "text": "..."}'
     for place, row in json_objects(path, expected):
@@ -320,9 +322,9 @@ def numbered_documents(path: Path) -> Iterator[tuple[_Place, Document]]:
         yield place, Document(_identifier(place, row, expected), _string(place, row, "text", expected), title)
 
 
-def json_objects(path: Path, expected: str) -> Iterator[tuple[_Place, dict[str, Any]]]:
+def json_objects(path: Path, expected: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yield the objects of a file of JSON lines, each with the place it was read at."""
-    for place, line in _lines(path):
+    for place, line in numbered_lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -333,7 +335,7 @@ def json_objects(path: Path, expected: str) -> Iterator[tuple[_Place, dict[str, 
         yield place, row
 
 
-def _string(place: _Place, row: dict[str, Any], field: str, expected: str) -> str:
+def _string(place: Place, row: dict[str, Any], field: str, expected: str) -> str:
     if field not in row:
         raise place.error(f"no {field!r} among its fields {', '.join(row) or '(none)'}; expected {expected}")
     value = row[field]
@@ -347,7 +349,7 @@ def _string(place: _Place, row: dict[str, Any], field: str, expected: str) -> st
     return value
 
 
-def _identifier(place: _Place, row: dict[str, Any], expected: str) -> str:
+def _identifier(place: Place, row: dict[str, Any], expected: str) -> str:
     value = _string(place, row, "_id", expected)
     if not value.strip():
         raise place.error(f"'_id' is empty; expected {expected}")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lance_rerank.datasets.beir import _judgements, _lines, _Place, _qrel
+from lance_rerank.datasets.beir import Place, collect_judgements, numbered_lines, parse_qrel
 from lance_rerank.errors import ArgumentError, DatasetError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def read_trec_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
         There is no such file, a line is malformed, or a pair is judged twice and differently.
     """
     rows = _columns(_existing(path), 4, _QRELS_LINE)
-    grades, _ = _judgements((place, _qrel(place, columns)) for place, columns in rows)
+    grades, _ = collect_judgements((place, parse_qrel(place, columns)) for place, columns in rows)
     return grades
 
 
@@ -110,8 +110,8 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _columns(path: Path, width: int, expected: str) -> Iterator[tuple[_Place, list[str]]]:
-    for place, line in _lines(path):
+def _columns(path: Path, width: int, expected: str) -> Iterator[tuple[Place, list[str]]]:
+    for place, line in numbered_lines(path):
         columns = line.split()
         if len(columns) != width:
             count = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
@@ -119,14 +119,14 @@ def _columns(path: Path, width: int, expected: str) -> Iterator[tuple[_Place, li
         yield place, columns
 
 
-def _rank(place: _Place, text: str) -> int:
+def _rank(place: Place, text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
         raise place.error(f"rank {text!r} is not an integer; expected {_RUN_LINE}") from error
 
 
-def _score(place: _Place, text: str) -> float:
+def _score(place: Place, text: str) -> float:
     try:
         score = float(text)
     except ValueError as error:

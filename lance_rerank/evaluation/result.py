@@ -14,6 +14,7 @@ from typing import Any
 
 from lance_rerank.datasets.trec import write_trec_run
 from lance_rerank.errors import ArgumentError
+from lance_rerank.evaluation.latency import Latency
 from lance_rerank.evaluation.significance import Comparison, Comparisons, compare
 
 _FAILURES_SHOWN = 3
@@ -43,6 +44,8 @@ class EvaluationResult:
     failures : dict
         ``failures[retriever][query_id]``: the error in words, for the queries on which a retriever raised. They found
         nothing and count in every mean. Retrievers without failures are left out.
+    latency : dict
+        ``latency[retriever]``: the times of each stage, where `evaluate` was asked to take them; print one for a table.
 
     Examples
     --------
@@ -73,19 +76,34 @@ class EvaluationResult:
     milliseconds: dict[str, float]
     runs: dict[str, dict[str, list[str]]] = field(repr=False)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
+    latency: dict[str, Latency] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         queries = "1 query" if self.n_queries == 1 else f"{self.n_queries:,} queries"
         columns = [
             _Column(name, "{:.4f}", [self.means[row][name] for row in self.retrievers]) for name in self.measures
         ]
-        if self.milliseconds:
-            columns.append(_Column("ms/query", "{:.2f}", [self.milliseconds[row] for row in self.retrievers], best=min))
+        columns += self._times()
         table = _table(self.retrievers, columns)
         failures = [_failures_in_words(name, failed) for name, failed in self.failures.items() if failed]
         return "\n".join(
             [f"{self.dataset}, split {self.split}, {queries}", "", *table, *([""] * bool(failures)), *failures]
         )
+
+    def _times(self) -> list[_Column]:
+        if all(row in self.latency for row in self.retrievers):
+            totals = [self.latency[row].total for row in self.retrievers]
+            found = [
+                _Column(f"{name} ms", "{:.2f}", [getattr(total, name) for total in totals], best=min)
+                for name in ("p50", "p95", "p99")
+            ]
+            rates = [self.latency[row].queries_per_second for row in self.retrievers]
+            for threads in rates[0] if all(set(rate) == set(rates[0]) for rate in rates) else ():
+                found.append(_Column(f"q/s x{threads}", "{:.1f}", [rate[threads] for rate in rates]))
+            return found
+        if not self.milliseconds:
+            return []
+        return [_Column("ms/query", "{:.2f}", [self.milliseconds[row] for row in self.retrievers], best=min)]
 
     def compare(self, a: str, b: str, measure: str | None = None) -> Comparison:
         """Return how much better retriever ``b`` is than ``a`` on the same queries, with p-value and interval.
@@ -177,6 +195,7 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, with lists for tuples; the dicts in it are this result's own, not copies."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["latency"] = {name: latency.to_dict() for name, latency in self.latency.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -213,6 +232,7 @@ class EvaluationResult:
         if missing:
             raise ArgumentError(f"no evaluation result: it lacks {', '.join(missing)}; expected what to_json wrote")
         known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        known["latency"] = {name: Latency.from_dict(taken) for name, taken in known.get("latency", {}).items()}
         return cls(**(known | {"measures": tuple(known["measures"]), "retrievers": tuple(known["retrievers"])}))
 
 
@@ -263,7 +283,8 @@ def _table(rows: Sequence[str], columns: Sequence[_Column]) -> list[str]:
         for name, *cells in zip(names, *written, strict=True)
     ]
     if marked:
-        timed = any(column.best is min for column in columns)
-        which = "of the measures the highest, of ms/query the lowest" if timed else "the highest"
+        times = [column.title for column in columns if column.best is min]
+        of_times = "times" if len(times) > 1 else "".join(times)
+        which = f"of the measures the highest, of {of_times} the lowest" if times else "the highest"
         lines += ["", f"* best of its column ({which})"]
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -339,6 +340,13 @@ class TantivyIndex:
             state.null_keys,
             state.duplicate_keys,
         )
+
+    def cache_key(self) -> str | None:
+        """Return a text that is the same, in any process, as long as the answers are; None with a hook for words."""
+        state = self._built().state
+        if self.expand is not None or state is None:
+            return None
+        return json.dumps([str(self.path), self.settings.to_json(), self.boosts, state.to_json().decode()])
 
     # --- searching ---------------------------------------------------------------------------------------------
 

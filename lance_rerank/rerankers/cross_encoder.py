@@ -91,6 +91,10 @@ class CrossEncoderReranker(BaseReranker):
     def __str__(self) -> str:
         return f"CrossEncoderReranker({self.model_name!r})"
 
+    def cache_key(self) -> str | None:
+        """Return a text that is the same as long as the scores are."""
+        return f"{super().cache_key()} in {models.compute_dtype(self.precision, self.device)}"
+
     @cached_property
     def model(self) -> Any:
         """The loaded ``sentence_transformers.CrossEncoder``."""

@@ -25,6 +25,9 @@ class _FusionReranker(BaseReranker):
     def reads(self) -> tuple[str, ...]:
         return ()
 
+    def cache_key(self) -> str | None:
+        return f"{type(self).__module__}.{self}"
+
 
 class RRFReranker(_FusionReranker):
     """Reciprocal rank fusion: a row scores the sum of 1 / (K + rank) over the legs that found it.

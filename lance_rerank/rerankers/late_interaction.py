@@ -111,6 +111,11 @@ class LateInteractionReranker(BaseReranker):
     def __str__(self) -> str:
         return f"LateInteractionReranker({self.encoder}, vectors={self.vectors!r})"
 
+    def cache_key(self) -> str | None:
+        """Return a text that is the same as long as the scores are; None for an encoder without a fingerprint."""
+        model = self.encoder.fingerprint
+        return model and f"LateInteractionReranker({model}, {self.vectors!r}, {self.column!r}, {self.missing!r})"
+
     @property
     def reads(self) -> tuple[str, ...]:
         """The multivector column, when there is no table to fetch it from; the texts, when nothing is stored."""

@@ -19,6 +19,7 @@ from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryErr
 from lance_rerank.lexical.index import Freshness
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
+from lance_rerank.search import identity
 from lance_rerank.search.lexical import LexicalIndex, lexical_leg, words_needed
 from lance_rerank.search.tokens import TokenLeg
 from lance_rerank.search.trace import Candidate, Stopwatch, Trace
@@ -123,6 +124,7 @@ class Retriever:
         self.encoder = encoder
         self.nprobes = nprobes
         self.refine_factor = refine_factor
+        self.vectors = vectors if query_type == "multivector" else None
         self.fts_columns = fts_columns
         self.select = (select,) if isinstance(select, str) else tuple(select)
         schema = self.table.schema
@@ -157,6 +159,13 @@ class Retriever:
         other.reranker = reranker
         other._given_name = name
         return other
+
+    def cache_key(self) -> str | None:
+        """Return a text that is the same, in any process, exactly as long as the answers are; None if unknown.
+
+        `lance_rerank.evaluate` keeps what was found under it.
+        """
+        return identity.cache_key(self)
 
     def retrieve(self, query: str | tantivy.Query, k: int = 10) -> list[Hit]:
         """Return the best k rows for a query, at most as many as there are candidates.

@@ -230,6 +230,18 @@ def test_evaluate_prints_a_table(docs, beir, tmp_path):
     assert stored.n_queries == 3
 
 
+def test_evaluate_compares_times_keeps_and_writes_runs(docs, beir, tmp_path):
+    arguments = ["evaluate", *docs, "--data", beir, "--retrievers", "vector,fts", "--measures", "RR@10"]
+    result = run(*arguments, "--cache", tmp_path / "cache", "--runs", tmp_path / "runs")
+    assert "fts against vector" in result.stdout or "vector" in result.stdout.split("* best")[1]
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert run(*arguments, "--cache", tmp_path / "cache").stdout.split()[:20] == result.stdout.split()[:20]
+    timed = run(*arguments, "--latency").stdout
+    assert "p95 ms" in timed
+    assert "queries a second at concurrency 1" in timed
+
+
 def test_evaluate_takes_some_queries_and_measures_with_commas(docs, beir):
     measures = "P(rel=1,judged_only=True)@5,RR@10"
     arguments = ("--limit", 2, "--retrievers", "fts", "--measures", measures, "--json")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 from lance_rerank.evaluation import EvaluationResult, evaluate, evaluate_runs
+from lance_rerank.evaluation.searching import search
 from lance_rerank.types import Hit, Qrel, Query
 
 
@@ -212,8 +213,7 @@ class TestRetrieval:
             def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
                 return [[] for _ in queries]
 
-        module = sys.modules["lance_rerank.evaluation.evaluate"]
-        found = module._search("a", Answering(), data.queries, 10, clock=lambda: next(times))
+        found = search("a", Answering(), data.queries, 10, clock=lambda: next(times))
         assert found.milliseconds == pytest.approx(30)
 
     def test_a_run_is_timed(self) -> None:

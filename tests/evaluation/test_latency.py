@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import lance_rerank as lr
+from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
+from lance_rerank.evaluation import EvaluationResult, evaluate
 from lance_rerank.evaluation.latency import (
     Latency,
     LatencyRecorder,
@@ -20,7 +22,7 @@ from lance_rerank.evaluation.latency import (
     traced_latency,
 )
 from lance_rerank.search.trace import Stage, Trace
-from lance_rerank.types import Hit
+from lance_rerank.types import Hit, Qrel, Query
 
 HYBRID = (Stage("encode", 1.0), Stage("fts", 4.0), Stage("vector", 6.0), Stage("search", 7.0), Stage("rerank", 20.0))
 
@@ -347,3 +349,55 @@ class TestRetriever:
 def test_importing_it_loads_neither_torch_nor_lancedb() -> None:
     check = "import sys, lance_rerank.evaluation.latency; sys.exit(any(m in sys.modules for m in ('torch', 'lancedb')))"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+class TestInAnEvaluation:
+    """Quality and latency of the same answers, at the same depth."""
+
+    @pytest.fixture
+    def judged(self):
+        queries = [Query(f"q{i}", f"words {i}") for i in range(20)]
+        return Dataset.from_memory(queries, [Qrel(query.query_id, "d1", 1) for query in queries])
+
+    class Asked:
+        def __init__(self):
+            self.calls = []
+
+        def retrieve_many(self, queries, k):
+            self.calls.append((tuple(queries), k))
+            if "words 7" in queries:
+                raise RuntimeError("out of memory")
+            return [[Hit("d1", 1.0, 1)] for _ in queries]
+
+    def test_queries_are_asked_one_at_a_time_at_the_depth_of_the_measures(self, judged):
+        asked = self.Asked()
+        result = evaluate({"a": asked}, judged, ["RR@30"], latency=True, on_error="count")
+        assert {(len(queries), k) for queries, k in asked.calls} == {(1, 30)}
+        # 8 of warm-up, 20 that are judged, and the 19 that were answered again at each concurrency
+        assert len(asked.calls) == 8 + 20 + 2 * 19
+        taken = result.latency["a"]
+        assert (taken.k, taken.n_queries, taken.warm_up, taken.failures) == (30, 19, 8, 1)
+        assert set(taken.queries_per_second) == {1, 4}
+        assert result.failures["a"] == {"q7": "RuntimeError: out of memory"}
+        assert result.means["a"]["RR@30"] == pytest.approx(19 / 20)
+        assert result.milliseconds["a"] > 0
+
+    def test_the_result_prints_percentiles_and_survives_json(self, judged):
+        result = evaluate({"a": self.Asked(), "b": self.Asked()}, judged, ["RR@10"], latency=True, on_error="count")
+        head = str(result).splitlines()[2].split()
+        assert head == ["retriever", "RR@10", *["p50", "ms", "p95", "ms", "p99", "ms", "q/s", "x1", "q/s", "x4"]]
+        assert EvaluationResult.from_json(result.to_json()) == result
+
+    def test_without_it_queries_go_in_blocks(self, judged):
+        asked = self.Asked()
+        assert evaluate({"a": asked}, judged, ["RR@10"], on_error="count").latency == {}
+        assert len(asked.calls[0][0]) == 20
+
+    def test_a_retriever_that_always_fails_has_no_times(self, judged):
+        class Broken:
+            def retrieve_many(self, queries, k):
+                raise RuntimeError("out of memory")
+
+        result = evaluate({"a": Broken()}, judged, ["RR@10"], latency=True, on_error="count")
+        assert result.latency == {}
+        assert len(result.failures["a"]) == 20
