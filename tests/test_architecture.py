@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lance_rerank"
 # A module imports only from rows above its own or from its own folder.
 LAYERS = (
     ("errors", "extras", "types"),
-    ("arrow", "lance", "models", "wire"),
+    ("arrow", "lance", "models", "stages", "wire"),
     ("encoder", "multivector", "lexical", "datasets"),
     ("columns",),
     ("rerankers",),

@@ -12,18 +12,19 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lance_rerank.errors import ArgumentError
+from lance_rerank.stages import Stage
 from lance_rerank.types import Hit
 
 if TYPE_CHECKING:  # at run time this would import torch and LanceDB
-    from lance_rerank.search.trace import Stage, Trace
+    from lance_rerank.search.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class StageLatency:
         Milliseconds, by nearest rank.
     n : int
         How many queries went through the stage.
-    leg : bool
-        Whether it ran inside "search", side by side with the other legs; its time is then part of that of "search".
+    inside : str or None
+        The stage that this one is a part of, as the legs are of "search"; its time is then part of that one's.
 
     Examples
     --------
@@ -76,11 +77,10 @@ class StageLatency:
     p95: float
     p99: float
     n: int
-    leg: bool = False
+    inside: str | None = None
 
-    def _cells(self) -> tuple[str, ...]:
-        name = f"  {self.name}" if self.leg else self.name
-        return (name, *(f"{value:,.2f}" for value in (self.p50, self.p95, self.p99)), f"{self.n:,}")
+    def _cells(self, depth: int) -> tuple[str, ...]:
+        return ("  " * depth + self.name, *(f"{value:,.2f}" for value in (self.p50, self.p95, self.p99)), f"{self.n:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Latency:
     Attributes
     ----------
     stages : tuple of StageLatency
-        In the order they run, the legs behind the "search" that contains them. Empty for a retriever without ``trace``.
+        In the order they run, those inside another behind it. Empty for a retriever without ``trace``.
     total : StageLatency
         From the question to the hits, so more than its stages: also what lies between them.
     queries_per_second : dict of int to float
@@ -132,7 +132,11 @@ class Latency:
         depth = f"k={self.k}" if self.candidates is None else f"k={self.k} (candidates={self.candidates:,})"
         warm_up = f"after {self.warm_up:,} of warm-up" if self.warm_up else "without warm-up"
         head = f"{_counted(self.n_queries)} for {depth}, one at a time, {warm_up}"
-        rows = [_TITLES, *(stage._cells() for stage in (*self.stages, self.total))]
+        depths: dict[str | None, int] = {None: 0}
+        rows: list[tuple[str, ...]] = [_TITLES]
+        for stage in (*self.stages, self.total):
+            depths[stage.name] = depths.get(stage.inside, 0) + 1
+            rows.append(stage._cells(depths[stage.name] - 1))
         notes = self._notes()
         return "\n".join([head, "", *_aligned(rows), *([""] if notes else []), *notes])
 
@@ -188,8 +192,8 @@ def traced_latency(
     k, candidates, warm_up : int
         As they were asked for, for the record.
     milliseconds : sequence of float, optional
-        The wall-clock time of each retrieval. Without it a total is the sum of the stages outside "search" and "search"
-        itself, but not the legs in it: a little less than what a user waits for.
+        The wall-clock time of each retrieval. Without it a total is the sum of the stages that are no part of another:
+        a little less than what a user waits for.
 
     Raises
     ------
@@ -199,7 +203,8 @@ def traced_latency(
     Examples
     --------
     >>> from lance_rerank.search import Stage, Trace
-    >>> stages = (Stage("encode", 1.0), Stage("fts", 2.0), Stage("vector", 4.0), Stage("search", 5.0))
+    >>> legs = (Stage("fts", 2.0, inside="search"), Stage("vector", 4.0, inside="search"))
+    >>> stages = (Stage("encode", 1.0), *legs, Stage("search", 5.0))
     >>> print(traced_latency([Trace("rotate api keys", (), (), stages)], k=10))
     1 query for k=10, one at a time, without warm-up
     <BLANKLINE>
@@ -439,62 +444,47 @@ class LatencyRecorder:
         )
 
 
-@dataclass(slots=True)
 class _Times:
-    """Milliseconds of many queries, by stage; apart for what ran inside "search", as a column may be named "rerank"."""
+    """Milliseconds of many queries, by stage and what it is inside of."""
 
-    outer: dict[str, list[float]] = field(default_factory=dict)
-    legs: dict[str, list[float]] = field(default_factory=dict)
-    totals: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str | None, str], list[float]] = {}
+        self._totals: list[float] = []
 
     @property
     def n_queries(self) -> int:
-        return len(self.totals)
+        return len(self._totals)
 
     def add(self, stages: Sequence[Stage], total: float | None = None) -> None:
         """Take the times of one query; without a total, it is the sum of what did not run inside another stage."""
-        legs = _legs(stages)
-        outer = [stage for number, stage in enumerate(stages) if number not in legs]
-        _append(self.outer, outer)
-        _append(self.legs, [stages[number] for number in legs])
-        self.totals.append(sum(stage.milliseconds for stage in outer) if total is None else total)
+        sums: dict[tuple[str | None, str], float] = {}
+        for stage in stages:  # one that ran several times counts with all of them
+            sums[stage.inside, stage.name] = sums.get((stage.inside, stage.name), 0.0) + stage.milliseconds
+        for which, milliseconds in sums.items():
+            self._taken.setdefault(which, []).append(milliseconds)
+        outer = sum(stage.milliseconds for stage in stages if stage.inside is None)
+        self._totals.append(outer if total is None else total)
 
     def stages(self) -> tuple[StageLatency, ...]:
-        found = []
-        for name, times in self.outer.items():
-            found.append(_percentiles(name, times))
-            if name == "search":
-                # by name, as they end in another order each time
-                found += [_percentiles(leg, self.legs[leg], leg=True) for leg in sorted(self.legs)]
-        return tuple(found)
+        return tuple(self._inside(None))
+
+    def _inside(self, parent: str | None) -> Iterator[StageLatency]:
+        names = [name for inside, name in self._taken if inside == parent]
+        # legs by name, as they run side by side and end in another order each time
+        for name in sorted(names) if parent == "search" else names:
+            yield _percentiles(name, self._taken[parent, name], parent)
+            if name != parent:
+                yield from self._inside(name)
 
     def total(self) -> StageLatency:
-        return _percentiles("total", self.totals)
+        return _percentiles("total", self._totals)
 
 
-def _legs(stages: Sequence[Stage]) -> range:
-    """Return the positions of the legs: stages come in order of their ends, and "search" ends when its last leg has."""
-    names = [stage.name for stage in stages]
-    if "search" not in names:
-        return range(0)
-    first = 1 if names[0] == "encode" else 0
-    return range(first, len(names) - 1 - names[::-1].index("search"))
-
-
-def _append(times: dict[str, list[float]], stages: Sequence[Stage]) -> None:
-    """Add one query's milliseconds, those of a stage that ran several times together."""
-    sums: dict[str, float] = {}
-    for stage in stages:
-        sums[stage.name] = sums.get(stage.name, 0.0) + stage.milliseconds
-    for name, milliseconds in sums.items():
-        times.setdefault(name, []).append(milliseconds)
-
-
-def _percentiles(name: str, milliseconds: Sequence[float], *, leg: bool = False) -> StageLatency:
+def _percentiles(name: str, milliseconds: Sequence[float], inside: str | None = None) -> StageLatency:
     ordered = sorted(milliseconds)
     # -(-a // b) rounds up
     p50, p95, p99 = (ordered[-(-percent * len(ordered) // 100) - 1] for percent in (50, 95, 99))
-    return StageLatency(name, p50, p95, p99, len(ordered), leg)
+    return StageLatency(name, p50, p95, p99, len(ordered), inside)
 
 
 def _asker(retriever: object, k: int) -> Callable[[str], tuple[list[Hit], Sequence[Stage]]]:

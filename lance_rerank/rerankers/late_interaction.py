@@ -28,6 +28,7 @@ from lance_rerank.multivector.maxsim import Ragged, maxsim
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
 from lance_rerank.rerankers.texts import TextSource
+from lance_rerank.stages import stage
 from lance_rerank.types import FloatArray, Hit, TokenEncoder
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,8 @@ class LateInteractionReranker(BaseReranker):
     # --- stored vectors ----------------------------------------------------------------------------------------
 
     def _query_vectors(self, query: str) -> FloatArray:
-        tokens = encode_token_queries(self.encoder, [query])[0]
+        with stage("encode"):
+            tokens = encode_token_queries(self.encoder, [query])[0]
         if not len(tokens):
             raise QueryError(f"the query {query!r} has no tokens for {self.encoder} to compare")
         return tokens
@@ -220,12 +222,14 @@ class LateInteractionReranker(BaseReranker):
             )
         self.require_row_ids(rows)
         row_ids = rows.column(arrow.ROW_ID).to_numpy()
-        stored, places = self._take(row_ids, [vectors])
+        with stage("fetch"):
+            stored, places = self._take(row_ids, [vectors])
         self._require_encoder(stored.schema, vectors)  # that of the rows read: the table's own costs a round trip
         column = stored.column(vectors)
         found = np.flatnonzero(places >= 0)
         scores = np.full(len(row_ids), np.nan, np.float32)
-        scores[found] = maxsim(tokens, Ragged.from_arrow(column))[places[found]]
+        with stage("score"):
+            scores[found] = maxsim(tokens, Ragged.from_arrow(column))[places[found]]
         return scores, np.flatnonzero(np.isin(places, _nulls(column)))
 
     def _take(self, row_ids: RowIds, columns: Sequence[str]) -> tuple[pa.Table, arrow.IntArray]:

@@ -2,6 +2,7 @@
 
 from lance_rerank.search.hybrid import hybrid, hybrid_async
 from lance_rerank.search.retriever import Retriever
-from lance_rerank.search.trace import Candidate, Stage, Trace
+from lance_rerank.search.trace import Candidate, Trace
+from lance_rerank.stages import Stage
 
 __all__ = ["Candidate", "Retriever", "Stage", "Trace", "hybrid", "hybrid_async"]

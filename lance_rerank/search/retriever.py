@@ -22,7 +22,8 @@ from lance_rerank.rerankers.fusion import RRFReranker
 from lance_rerank.search import identity
 from lance_rerank.search.lexical import LexicalIndex, lexical_leg, words_needed
 from lance_rerank.search.tokens import TokenLeg
-from lance_rerank.search.trace import Candidate, Stopwatch, Trace
+from lance_rerank.search.trace import Candidate, Trace
+from lance_rerank.stages import Stopwatch
 from lance_rerank.types import Encoder, FloatArray, Hit, TokenEncoder
 
 QueryType = Literal["hybrid", "vector", "fts", "multivector"]
@@ -272,7 +273,7 @@ class Retriever:
             self._lexical.prepare()
 
         def timed(name: str) -> pa.Table:
-            with watch.stage(name) as rows, lance.clear_errors():
+            with watch.stage(name, inside="search") as rows, lance.clear_errors():
                 found = legs[name]()
                 rows.append(found.num_rows)
             return found

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lance_rerank.stages import Stage
 from lance_rerank.types import Hit
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of a retrieval.
-
-    Attributes
-    ----------
-    name : str
-        "encode", "search" (all legs, which run together), a leg's own name, "rerank", "fetch".
-    milliseconds : float
-        Wall-clock time.
-    rows : int or None
-        How many rows came out, where rows come out.
-    """
-
-    name: str
-    milliseconds: float
-    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +44,7 @@ class Trace:
     candidates : tuple of Candidate
         Every row considered, in final order.
     stages : tuple of Stage
-        In order of their ends. "search" contains the legs, so times do not add up over all of them.
+        In order of their ends. Those that are parts of others say so, so that times add up over the rest.
     """
 
     query: str
@@ -82,18 +62,3 @@ class Trace:
             score = "unscored" if candidate.score is None else f"{candidate.score:.4f}"
             lines.append(f"{candidate.rank:>4}  {score:>9}  {candidate.doc_id}  ({legs})")
         return "\n".join(lines)
-
-
-class Stopwatch:
-    """Collects stages as they end."""
-
-    def __init__(self) -> None:
-        self.stages: list[Stage] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[list[int]]:
-        """Time a block; append a number to the yielded list to note how many rows came out."""
-        rows: list[int] = []
-        start = time.perf_counter()
-        yield rows
-        self.stages.append(Stage(name, (time.perf_counter() - start) * 1000, rows[-1] if rows else None))

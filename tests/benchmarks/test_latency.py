@@ -8,7 +8,8 @@ import time
 from measure import table
 
 from lance_rerank.evaluation.latency import LatencyRecorder
-from lance_rerank.search.trace import Stage, Trace
+from lance_rerank.search.trace import Trace
+from lance_rerank.stages import Stage
 from lance_rerank.types import Hit
 
 N_QUERIES = 10_000

@@ -21,10 +21,12 @@ from lance_rerank.evaluation.latency import (
     measure_latency,
     traced_latency,
 )
-from lance_rerank.search.trace import Stage, Trace
+from lance_rerank.search.trace import Trace
+from lance_rerank.stages import Stage
 from lance_rerank.types import Hit, Qrel, Query
 
-HYBRID = (Stage("encode", 1.0), Stage("fts", 4.0), Stage("vector", 6.0), Stage("search", 7.0), Stage("rerank", 20.0))
+LEGS = (Stage("fts", 4.0, inside="search"), Stage("vector", 6.0, inside="search"))
+HYBRID = (Stage("encode", 1.0), *LEGS, Stage("search", 7.0), Stage("rerank", 20.0))
 
 
 def trace(*stages: Stage) -> Trace:
@@ -106,12 +108,12 @@ class TestTraces:
     def test_the_legs_are_part_of_the_search_and_count_once(self) -> None:
         latency = traced_latency([trace(*HYBRID)], k=10)
         assert latency.total.p50 == 1 + 7 + 20
-        assert [(stage.name, stage.p50, stage.leg) for stage in latency.stages] == [
-            ("encode", 1, False),
-            ("search", 7, False),
-            ("fts", 4, True),
-            ("vector", 6, True),
-            ("rerank", 20, False),
+        assert [(stage.name, stage.p50, stage.inside) for stage in latency.stages] == [
+            ("encode", 1, None),
+            ("search", 7, None),
+            ("fts", 4, "search"),
+            ("vector", 6, "search"),
+            ("rerank", 20, None),
         ]
 
     def test_wall_clock_times_are_the_totals_where_they_are_given(self) -> None:
@@ -124,10 +126,15 @@ class TestTraces:
         assert both.stages == traced_latency([trace(*HYBRID)] * 2, k=10).stages
 
     def test_a_leg_named_as_a_stage_stays_a_leg(self) -> None:
-        stages = [Stage(name, 1.0) for name in ("encode", "encode", "search", "rerank", "search", "rerank")]
+        stages = [
+            Stage("encode", 1.0),
+            *(Stage(name, 1.0, inside="search") for name in ("encode", "search", "rerank")),
+            Stage("search", 1.0),
+            Stage("rerank", 1.0),
+        ]
         latency = traced_latency([trace(*stages)], k=10)
         assert latency.total.p50 == 3
-        assert [stage.name for stage in latency.stages if stage.leg] == ["encode", "rerank", "search"]
+        assert [stage.name for stage in latency.stages if stage.inside] == ["encode", "rerank", "search"]
 
     def test_a_stage_that_runs_twice_is_summed_and_one_that_is_missing_has_a_smaller_n(self) -> None:
         twice = trace(Stage("search", 1.0), Stage("rerank", 2.0), Stage("rerank", 3.0))
@@ -254,7 +261,7 @@ class TestRecorder:
 
 class TestKeeping:
     FULL = Latency(
-        (StageLatency("search", 1.5, 2.5, 1 / 3, 1234), StageLatency("fts", 1.0, 2.0, 3.0, 1234, leg=True)),
+        (StageLatency("search", 1.5, 2.5, 1 / 3, 1234), StageLatency("fts", 1.0, 2.0, 3.0, 1234, inside="search")),
         StageLatency("total", 10.0, 1999.5, 2000.0, 1234),
         {1: 10.1, 4: 1 / 3},
         k=10,
@@ -319,7 +326,7 @@ class TestRetriever:
         retriever = lr.Retriever(docs, query_type=query_type, candidates=30, encoder=encoder, reranker=reranker)
         latency = measure_latency(retriever, ["api keys", "bake bread", "the cat"], 5, concurrency=(), warm_up=1)
         assert [stage.name for stage in latency.stages] == ["encode", "search", *legs, "rerank"]
-        assert [stage.name for stage in latency.stages if stage.leg] == legs
+        assert [stage.name for stage in latency.stages if stage.inside] == legs
         median = times(latency)
         assert all(median[leg] <= latency.stages[1].p99 for leg in legs)
         assert median["total"] >= max(median["search"], median["rerank"])
@@ -329,7 +336,7 @@ class TestRetriever:
     def test_a_total_is_the_stages_and_what_lies_between(self, docs) -> None:
         retriever = lr.Retriever(docs, candidates=30, encoder=Ones(), reranker=Slow())
         latency = measure_latency(retriever, ["api keys"], 5, concurrency=())
-        stages = sum(stage.p50 for stage in latency.stages if not stage.leg)
+        stages = sum(stage.p50 for stage in latency.stages if not stage.inside)
         assert 50 < stages <= latency.total.p50
 
     def test_the_hits_are_those_of_retrieve(self, docs) -> None:

@@ -264,3 +264,14 @@ def test_explain_of_a_hit_is_of_its_stored_vectors(table):
     assert late.explain(QUERY, hit).score == pytest.approx(hit.score, abs=1e-5)
     with pytest.raises(ArgumentError, match="it has no text"):
         late.explain(QUERY, {"text": float("nan")})
+
+
+def test_reading_and_scoring_are_timed_apart_within_their_stage(table):
+    found = retriever(table).trace(QUERY, 5)
+    assert {(stage.name, stage.inside) for stage in found.stages} >= {("fetch", "vector"), ("score", "vector")}
+    late = lr.LateInteractionReranker(RandomWords(), table=table)
+    reranked = retriever(table).with_reranker(late).trace(QUERY, 5)
+    inside = {(stage.name, stage.inside) for stage in reranked.stages}
+    assert {("encode", "rerank"), ("fetch", "rerank"), ("score", "rerank"), ("encode", None)} <= inside
+    outer = [stage.name for stage in reranked.stages if stage.inside is None]
+    assert outer == ["encode", "search", "rerank"]
