@@ -67,8 +67,8 @@ def evaluate(
         id_column=id_column,
         lexical=None if lexical is None else Lexical(lexical),
     )
-    with suppress(Exception) if on_error == "count" else nullcontext():
-        for retriever in made.values():  # the first query of each pays for loading models; it is not to be measured
+    for retriever in made.values():  # the first query of each pays for loading models; it is not to be measured
+        with suppress(Exception) if on_error == "count" else nullcontext():
             retriever.retrieve(next(iter(judged.queries.values())))
     with bar("evaluate") as progress:
         result = evaluate(

@@ -65,9 +65,14 @@ class StoredRun:
     [Block(found={'q1': ['d2', 'd1'], 'q2': []}, milliseconds=1.5)]
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str | None = None) -> None:
         self.path = path
+        self._key = key
         self._writable = True
+
+    def holds_for(self, retriever: object) -> bool:
+        """Return whether a retriever still has the key that this run is kept under."""
+        return self._key is None or (isinstance(retriever, Cacheable) and retriever.cache_key() == self._key)
 
     def blocks(self) -> list[Block]:
         """Return the blocks that are there and whole; others are dropped from the file, with a warning."""
@@ -148,7 +153,7 @@ def stored_run(
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError(f"cache {os.fspath(folder)!r} is no folder and cannot be made: {error}") from error
-    return StoredRun(Path(folder) / f"{_digest(_FORMAT, _version(), key, depth, list(queries.items()))}.run")
+    return StoredRun(Path(folder) / f"{_digest(_FORMAT, _version(), key, depth, list(queries.items()))}.run", key)
 
 
 def _digest(*parts: object) -> str:

@@ -82,6 +82,7 @@ def evaluate(
     computed = evaluators(measures, dataset.qrels)
     depth = depth_of(list(computed))
     found = {}
+    _warn_of_shallow(retrievers, computed)
     for name, retriever in retrievers.items():
         stored = None if latency else stored_run(cache, name, retriever, dataset.queries, depth)
         found[name] = search(
@@ -98,7 +99,7 @@ def evaluate(
 
 
 def evaluate_runs(
-    runs: Mapping[str, Mapping[str, Sequence[str]]],
+    runs: Mapping[str, Mapping[str, Sequence[str] | Mapping[str, float]]],
     dataset: Dataset | Mapping[str, Mapping[str, int]],
     measures: Sequence[str | Measure] = DEFAULT_MEASURES,
 ) -> EvaluationResult:
@@ -110,7 +111,7 @@ def evaluate_runs(
     Parameters
     ----------
     runs : mapping
-        By name; each is the ranked document ids by query id, as in `EvaluationResult.runs`.
+        By name; each is the ranked document ids by query id, as in `EvaluationResult.runs`, or scores by document id.
     dataset : Dataset, or mapping of judgements
         Judgements alone, as `read_trec_qrels` returns them, will do.
     measures : sequence of str or ir_measures.Measure
@@ -132,10 +133,18 @@ def evaluate_runs(
         dataset = Dataset("qrels", "all", None, dict.fromkeys(judgements, ""), judgements)
     _check_runs(runs, dataset)
     found = {
-        name: Found({query_id: list(dict.fromkeys(run.get(query_id, ()))) for query_id in dataset.queries})
+        name: Found({query_id: _ranking(run.get(query_id, ())) for query_id in dataset.queries})
         for name, run in runs.items()
     }
     return _judge(found, dataset, evaluators(measures, dataset.qrels))
+
+
+def _ranking(answer: Sequence[str] | Mapping[str, float]) -> list[str]:
+    if isinstance(answer, str):
+        raise ArgumentError(f"expected a list of document ids for a query, got the string {answer!r}")
+    if isinstance(answer, Mapping):
+        return sorted(answer, key=lambda doc_id: -answer[doc_id])
+    return list(dict.fromkeys(answer))
 
 
 def _judge(found: Mapping[str, Found], dataset: Dataset, computed: Mapping[Measure, Evaluator]) -> EvaluationResult:
@@ -156,6 +165,24 @@ def _judge(found: Mapping[str, Found], dataset: Dataset, computed: Mapping[Measu
         failures={name: one.failures for name, one in found.items() if one.failures},
         latency={name: one.latency for name, one in found.items() if one.latency is not None},
     )
+
+
+def _warn_of_shallow(retrievers: Mapping[str, Retrieves], computed: Mapping[Measure, Evaluator]) -> None:
+    """Say so where a measure looks deeper than what a retriever fetches: it then measures that number, too."""
+    for name, retriever in retrievers.items():
+        candidates = getattr(retriever, "candidates", None)
+        deeper = [
+            str(measure) for measure in computed if isinstance(candidates, int) and depth_of([measure]) > candidates
+        ]
+        deeper = [measure for measure in deeper if "@" in measure]
+        if deeper:
+            logger.warning(
+                "%r fetches %d candidates a leg, and %s look deeper: compare it by them only with retrievers that fetch "
+                "as many",
+                name,
+                candidates,
+                " and ".join(deeper),
+            )
 
 
 def _warn_of_other_ids(name: str, run: Mapping[str, Sequence[str]], qrels: Mapping[str, Mapping[str, int]]) -> None:
@@ -186,7 +213,7 @@ def _check_arguments(retrievers: Mapping[str, Retrieves], dataset: Dataset) -> N
     _require_queries(dataset)
 
 
-def _check_runs(runs: Mapping[str, Mapping[str, Sequence[str]]], dataset: Dataset) -> None:
+def _check_runs(runs: Mapping[str, Mapping[str, object]], dataset: Dataset) -> None:
     if not isinstance(runs, Mapping) or not all(isinstance(run, Mapping) for run in runs.values()):
         raise ArgumentError("expected runs by name; write {'name': {query_id: [doc_id, ...]}}")
     if not runs:

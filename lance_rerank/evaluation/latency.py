@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -49,6 +49,10 @@ class AnswersQueries(Protocol):
     def retrieve_many(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return, for each query, at most ``k`` hits, the best first."""
         ...
+
+
+class CountError(ArgumentError):
+    """A retriever answered with more or fewer lists than there were queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,7 +511,7 @@ def _traced(retriever: TracesQueries, k: int, query: str) -> tuple[list[Hit], Se
 def _whole(retriever: AnswersQueries, k: int, query: str) -> tuple[list[Hit], Sequence[Stage]]:
     answers = retriever.retrieve_many([query], k)
     if len(answers) != 1:
-        raise ArgumentError(f"retrieve_many returned {len(answers)} lists of hits for 1 query; expected one a query")
+        raise CountError(f"retrieve_many returned {len(answers)} lists of hits for 1 query; expected one a query")
     return answers[0], ()
 
 
@@ -530,10 +534,11 @@ def _require_at_least(least: int, name: str, value: object) -> None:
 
 def _known(cls: type[Latency] | type[StageLatency], values: object) -> dict[str, Any]:
     names = [item.name for item in fields(cls)]
-    if not isinstance(values, Mapping) or (missing := [name for name in names if name not in values]):
+    needed = [item.name for item in fields(cls) if item.default is MISSING]
+    if not isinstance(values, Mapping) or (missing := [name for name in needed if name not in values]):
         lacks = f"it lacks {', '.join(missing)}" if isinstance(values, Mapping) else f"got {values!r}"
         raise ArgumentError(f"no {cls.__name__}: {lacks}; expected what to_dict returned")
-    return {name: values[name] for name in names}
+    return {name: values[name] for name in names if name in values}
 
 
 def _counted(n: int) -> str:

@@ -91,19 +91,24 @@ class EvaluationResult:
         )
 
     def _times(self) -> list[_Column]:
-        if all(row in self.latency for row in self.retrievers):
-            totals = [self.latency[row].total for row in self.retrievers]
+        taken = [self.latency.get(row) for row in self.retrievers]
+        if self.latency:
             found = [
-                _Column(f"{name} ms", "{:.2f}", [getattr(total, name) for total in totals], best=min)
+                _Column(
+                    f"{name} ms",
+                    "{:.2f}",
+                    [None if one is None else getattr(one.total, name) for one in taken],
+                    best=min,
+                )
                 for name in ("p50", "p95", "p99")
             ]
-            rates = [self.latency[row].queries_per_second for row in self.retrievers]
-            for threads in rates[0] if all(set(rate) == set(rates[0]) for rate in rates) else ():
-                found.append(_Column(f"q/s x{threads}", "{:.1f}", [rate[threads] for rate in rates]))
+            for threads in next(iter(self.latency.values())).queries_per_second:
+                rates = [None if one is None else one.queries_per_second.get(threads) for one in taken]
+                found.append(_Column(f"q/s x{threads}", "{:.1f}", rates))
             return found
         if not self.milliseconds:
             return []
-        return [_Column("ms/query", "{:.2f}", [self.milliseconds[row] for row in self.retrievers], best=min)]
+        return [_Column("ms/query", "{:.2f}", [self.milliseconds.get(row) for row in self.retrievers], best=min)]
 
     def compare(self, a: str, b: str, measure: str | None = None) -> Comparison:
         """Return how much better retriever ``b`` is than ``a`` on the same queries, with p-value and interval.
@@ -232,7 +237,7 @@ class EvaluationResult:
         if missing:
             raise ArgumentError(f"no evaluation result: it lacks {', '.join(missing)}; expected what to_json wrote")
         known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
-        known["latency"] = {name: Latency.from_dict(taken) for name, taken in known.get("latency", {}).items()}
+        known["latency"] = {name: Latency.from_dict(taken) for name, taken in (known.get("latency") or {}).items()}
         return cls(**(known | {"measures": tuple(known["measures"]), "retrievers": tuple(known["retrievers"])}))
 
 
@@ -261,13 +266,14 @@ def _file_stems(names: Sequence[str]) -> dict[str, str]:
 class _Column:
     title: str
     template: str
-    values: Sequence[float]
+    values: Sequence[float | None]
     best: Callable[[Sequence[float]], float] = max
 
     def cells(self, marked: bool) -> list[str]:
-        """Return the values as text; where two print alike, both are marked."""
-        texts = [self.template.format(value) for value in self.values]
-        best = self.template.format(self.best(self.values)) if marked else None
+        """Return the values as text, a dash for none; where two print alike, both are marked."""
+        texts = ["-" if value is None else self.template.format(value) for value in self.values]
+        there = [value for value in self.values if value is not None]
+        best = self.template.format(self.best(there)) if marked and there else None
         return [f"{text}{'*' if text == best else ' '}" for text in texts]
 
 

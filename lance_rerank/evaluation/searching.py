@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from lance_rerank.errors import ArgumentError
 from lance_rerank.evaluation.cache import Block, StoredRun, found_before
-from lance_rerank.evaluation.latency import CONCURRENCY, WARM_UP, Latency, LatencyRecorder
+from lance_rerank.evaluation.latency import CONCURRENCY, WARM_UP, CountError, Latency, LatencyRecorder
 from lance_rerank.types import Hit
 
 logger = logging.getLogger(__name__)
@@ -105,13 +104,17 @@ def search(
         blocks.append(block)
         failures |= failed
         run |= block.found | {query_id: [] for query_id in failed}
+        if stored is not None and not stored.holds_for(retriever):
+            logger.warning("the table or a model of %r changed while it was searched: the rest is not kept", name)
+            stored = None
         if stored is not None and block.found:
             stored.add(block)
         if progress is not None:
             progress(name, len(run), len(queries))
     if failures:
         logger.warning("%r failed on %d of %d queries, which count as finding nothing", name, len(failures), len(run))
-    milliseconds = statistics.median(block.milliseconds for block in blocks)
+    answered = [block.milliseconds for block in blocks if block.found]
+    milliseconds = statistics.median(answered) if answered else None
     measured = None if recorder is None or len(failures) == len(queries) else _under_load(recorder, queries, failures)
     return Found({query_id: run[query_id] for query_id in queries}, failures, milliseconds, measured)
 
@@ -147,7 +150,7 @@ def _search_block(
     started = clock()
     try:
         found = _retrieve(name, ask, texts, depth)
-    except _CountError:
+    except CountError:
         raise  # no luck of a query but a retriever that does not keep to the protocol
     except Exception as error:
         if on_error == "raise":
@@ -168,7 +171,7 @@ def _retrieve_one_by_one(
     for query_id, text in texts.items():
         try:
             found |= _retrieve(name, ask, {query_id: text}, depth)
-        except _CountError:
+        except CountError:
             raise
         except Exception as error:  # noqa: BLE001 (whatever it is, it is reported)
             failures[query_id] = _in_words(error)
@@ -179,16 +182,12 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class _CountError(ArgumentError):
-    """A retriever answered with more or fewer lists than there were queries."""
-
-
 def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict[str, list[str]]:
     """Return the ranked document ids of each query, a document at its first rank."""
     try:
         answers: list[list[Hit]] = ask(list(texts.values()), depth)
         if len(answers) != len(texts):
-            raise _CountError(
+            raise CountError(
                 f"retrieve_many returned {len(answers)} lists of hits for {len(texts)} queries; expected one a query"
             )
     except Exception as error:

@@ -124,9 +124,15 @@ class Comparisons(tuple[Comparison, ...]):
     __slots__ = ()
 
     def corrected(self) -> Comparisons:
-        """Return the same comparisons with `p_corrected` by Holm's method, the family being all of them."""
+        """Return the same comparisons with `p_corrected` by Holm's method, the family being all of them.
+
+        What can be detected is then what can be at 5 % divided by their number: Holm's first and hardest step.
+        """
         corrected = holm([comparison.p_value for comparison in self])
-        return Comparisons(replace(one, p_corrected=p) for one, p in zip(self, corrected, strict=True))
+        return Comparisons(
+            replace(one, p_corrected=p, detectable=_in_a_family(one, len(self)))
+            for one, p in zip(self, corrected, strict=True)
+        )
 
     def __str__(self) -> str:
         if not self:
@@ -229,10 +235,20 @@ def minimum_detectable_effect(differences: Sequence[float] | _Values) -> float |
     n = len(values)
     if n < FEWEST_QUERIES or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return None
+    return _multiplier(n, ALPHA) * float(values.std(ddof=1)) / math.sqrt(n)
+
+
+def _in_a_family(one: Comparison, size: int) -> float | None:
+    if one.detectable is None:
+        return None
+    return one.detectable * _multiplier(one.n_queries, ALPHA / size) / _multiplier(one.n_queries, ALPHA)
+
+
+def _multiplier(n: int, alpha: float) -> float:
+    """Return how many standard errors a true difference has to be to be found in 80 % of tries."""
     from scipy.special import stdtrit  # takes longer to import than everything else here
 
-    multiplier = float(stdtrit(n - 1, 1 - ALPHA / 2) + stdtrit(n - 1, POWER))
-    return multiplier * float(values.std(ddof=1)) / math.sqrt(n)
+    return float(stdtrit(n - 1, 1 - alpha / 2) + stdtrit(n - 1, POWER))
 
 
 def _interval(values: _Values, seed: int) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from lancedb.rerankers import Reranker
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError, QueryError, RowIdError
-from lance_rerank.multivector.fingerprint import PROBES
 from lance_rerank.rerankers.texts import TextSource
 
 Scores: TypeAlias = "Sequence[float] | npt.NDArray[np.floating[Any]] | pa.Array"
@@ -110,15 +109,11 @@ class BaseReranker(Reranker):
         return self.score_rows(query, candidates.rows)
 
     def cache_key(self) -> str | None:
-        """Return a text that is the same, in any process, exactly as long as the scores are; None if unknown.
+        """Return a text that is the same, in any process, exactly as long as the scores are; None, here, for unknown.
 
-        A reranker of texts is known by its class and its scores for a few texts.
+        A subclass that can tell says its class, every setting that changes a score, and what its model is.
         """
-        if type(self).score_texts is BaseReranker.score_texts or type(self).score_rows is not BaseReranker.score_rows:
-            return None
-        probes = [self._checked(self.score_texts(query, list(PROBES)), len(PROBES), "texts") for query in PROBES]
-        scores = [None if score is None else round(score, 2) for answer in probes for score in answer.to_pylist()]
-        return f"{type(self).__module__}.{type(self).__qualname__}({self}, column={self.column!r}, {scores})"
+        return None
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from lance_rerank import models
 from lance_rerank.errors import ModelError
+from lance_rerank.multivector.fingerprint import PROBES
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
 from lance_rerank.types import FloatArray
@@ -92,8 +93,17 @@ class CrossEncoderReranker(BaseReranker):
         return f"CrossEncoderReranker({self.model_name!r})"
 
     def cache_key(self) -> str | None:
-        """Return a text that is the same as long as the scores are."""
-        return f"{super().cache_key()} in {models.compute_dtype(self.precision, self.device)}"
+        """Return a text that is the same as long as the scores are; None with an activation of the caller's."""
+        if self.activation is not None:
+            return None
+        probes = [round(float(score), 2) for query in PROBES for score in self._predict_locked(query, list(PROBES))]
+        settings = [
+            self.column,
+            self.max_length,
+            str(models.compute_dtype(self.precision, self.device)),
+            self.model_kwargs,
+        ]
+        return f"{self} of {models.resolve_model(self.model_name)} with {settings}: {probes}"
 
     @cached_property
     def model(self) -> Any:
@@ -128,6 +138,9 @@ class CrossEncoderReranker(BaseReranker):
 
     def score_texts(self, query: str, texts: list[str]) -> Scores:
         """Return the model's score for each text, after its activation."""
+        return self._predict_locked(query, texts)
+
+    def _predict_locked(self, query: str, texts: list[str]) -> FloatArray:
         with self._lock:
             return self._predict(query, texts)
 

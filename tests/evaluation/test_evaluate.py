@@ -513,3 +513,20 @@ def test_ids_of_another_kind_are_pointed_out(caplog):
 def test_what_is_no_id_is_refused(value):
     with pytest.raises(ArgumentError, match="ids are strings or integers"):
         Query(value, "rotate")
+
+
+class TestRunsThatAreThere:
+    def test_scores_decide_where_there_are_scores(self) -> None:
+        result = evaluate_runs({"a": {"q": {"x": 0.1, "d": 5.0}}}, {"q": {"d": 1}}, ["RR@10"])
+        assert result.means["a"]["RR@10"] == 1.0
+
+    def test_a_string_is_no_ranking(self) -> None:
+        with pytest.raises(ArgumentError, match="got the string 'd1'"):
+            evaluate_runs({"a": {"q": "d1"}}, {"q": {"d": 1}}, ["RR@10"])
+
+
+def test_a_measure_that_looks_deeper_than_the_candidates_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    run = fixed({})
+    run.candidates = 10
+    evaluate({"shallow": run}, ONE, ["nDCG@10", "R@100"])
+    assert "'shallow' fetches 10 candidates a leg, and R@100 look deeper" in caplog.text

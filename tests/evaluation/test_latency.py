@@ -400,6 +400,25 @@ class TestInAnEvaluation:
         assert evaluate({"a": asked}, judged, ["RR@10"], on_error="count").latency == {}
         assert len(asked.calls[0][0]) == 20
 
+    def test_a_wrong_number_of_lists_is_no_failure_of_a_query(self, judged):
+        class Twice:
+            def retrieve_many(self, queries, k):
+                return [[]] * (len(queries) + 1)
+
+        with pytest.raises(ArgumentError, match="returned 2 lists of hits for 1 query"):
+            evaluate({"a": Twice()}, judged, ["RR@10"], latency=True, on_error="count")
+
+    def test_what_failed_is_not_the_fastest(self, judged):
+        class Broken:
+            def retrieve_many(self, queries, k):
+                raise RuntimeError("out of memory")
+
+        for latency in (True, False):
+            retrievers = {"broken": Broken(), "asked": self.Asked()}
+            result = evaluate(retrievers, judged, ["RR@10"], latency=latency, on_error="count")
+            broken = next(line.split() for line in str(result).splitlines() if line.startswith("broken"))
+            assert set(broken[2:]) == {"-"}
+
     def test_a_retriever_that_always_fails_has_no_times(self, judged):
         class Broken:
             def retrieve_many(self, queries, k):

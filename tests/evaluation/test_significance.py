@@ -260,3 +260,11 @@ class TestFamilies:
     def test_unknown_names(self, arguments):
         with pytest.raises(ArgumentError, match="'gone' was not evaluated"):
             three_runs().comparisons(**arguments)
+
+
+def test_what_a_family_can_show_is_less_than_one_comparison_can() -> None:
+    alone = compare("a", "b", "RR@10", np.random.default_rng(0).standard_normal(50).tolist())
+    [one] = Comparisons([alone]).corrected()
+    many = Comparisons([alone] * 15).corrected()
+    assert one.detectable == pytest.approx(alone.detectable)
+    assert 1.2 < many[0].detectable / alone.detectable < 1.5

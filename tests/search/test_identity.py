@@ -23,14 +23,18 @@ class Letters:
     encode_documents = encode_queries
 
 
-class Shortest(lr.BaseReranker):
+class Times(lr.BaseReranker):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
     def score_texts(self, query, texts):
-        return [-len(text) for text in texts]
+        return [self.weight * len(text) for text in texts]
 
 
-class Longest(lr.BaseReranker):
-    def score_texts(self, query, texts):
-        return [len(text) for text in texts]
+class KnownTimes(Times):
+    def cache_key(self):
+        return f"KnownTimes({self.weight})"
 
 
 def key(docs, **settings):
@@ -47,8 +51,8 @@ def test_it_is_of_the_recipe_and_not_of_the_name(docs):
         key(docs, nprobes=3),
         key(docs, reranker=lr.RRFReranker(K=10)),
         key(docs, reranker=lr.RRFReranker(K=20)),
-        key(docs, reranker=Shortest()),
-        key(docs, reranker=Longest()),
+        key(docs, reranker=KnownTimes(1)),
+        key(docs, reranker=KnownTimes(-1)),
     ]
     assert None not in others
     assert len({key(docs), *others}) == len(others) + 1
@@ -79,18 +83,23 @@ def test_models_are_known_by_what_they_make(docs, tiny_encoder, tiny_cross_encod
         for precision in ("float32", "float32", "bfloat16")
     )
     assert reranked == again != coarse
+    settings = [{"max_length": 48}, {"max_length": 64}, {"column": "lang"}, {"model_kwargs": {"dtype": "float32"}}]
+    made = [key(docs, reranker=lr.CrossEncoderReranker(tiny_cross_encoder, **one)) for one in settings]
+    assert len(set(made)) == len(made)
+    assert key(docs, reranker=lr.CrossEncoderReranker(tiny_cross_encoder, activation=abs)) is None
     lr.add_multivector_column(docs, encoder=lr.ColBERTEncoder(tiny_encoder))
     late = lr.LateInteractionReranker(lr.ColBERTEncoder(tiny_encoder), table=docs)
     assert key(docs, reranker=late) not in (None, reranked)
 
 
-@pytest.mark.parametrize("reranker", [theirs.RRFReranker(), None])
+@pytest.mark.parametrize("reranker", [theirs.RRFReranker(), Times(1)])
 def test_it_is_none_where_it_cannot_be_told(docs, reranker):
-    class Odd(lr.BaseReranker):
-        def score_rows(self, query, rows):
-            return [0.0] * rows.num_rows
+    class Expanding(lr.Retriever):
+        def trace(self, query, k=10):
+            return super().trace(query + " keys", k)
 
-    assert key(docs, reranker=reranker or Odd()) is None
+    assert key(docs, reranker=reranker) is None
+    assert Expanding(docs, encoder=Letters()).cache_key() is None
     assert lr.Retriever(docs, query_type="vector").cache_key() is None, "no one knows what makes the vectors"
 
 
@@ -133,3 +142,18 @@ def test_an_evaluation_takes_the_second_time_what_it_found_the_first(docs, tmp_p
     ]
     assert Counting.asked == 1
     assert results[0].runs == results[1].runs
+
+
+def test_a_table_that_changes_meanwhile_is_not_kept_under_its_old_version(docs, tmp_path, caplog):
+    class Deleting(Letters):
+        def encode_queries(self, texts):
+            if "query 70" in texts:
+                docs.delete("id < 100")
+            return super().encode_queries(texts)
+
+    queries = [lr.Query(f"q{i}", f"query {i}") for i in range(130)]
+    data = lr.Dataset.from_memory(queries, [lr.Qrel(query.query_id, "0", 1) for query in queries])
+    lr.evaluate({"a": lr.Retriever(docs, encoder=Deleting())}, data, ["RR@10"], cache=tmp_path / "cache")
+    assert "changed while it was searched" in caplog.text
+    [kept] = (tmp_path / "cache").iterdir()
+    assert len(kept.read_bytes().splitlines()) == 1, "the block before the change"
