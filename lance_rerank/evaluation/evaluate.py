@@ -177,8 +177,8 @@ def _warn_of_shallow(retrievers: Mapping[str, Retrieves], computed: Mapping[Meas
         deeper = [measure for measure in deeper if "@" in measure]
         if deeper:
             logger.warning(
-                "%r fetches %d candidates a leg, and %s look deeper: compare it by them only with retrievers that fetch "
-                "as many",
+                "%r fetches %d candidates a leg, and %s look deeper: compare it by them only with retrievers that "
+                "fetch as many",
                 name,
                 candidates,
                 " and ".join(deeper),
