@@ -171,10 +171,9 @@ def _warn_of_shallow(retrievers: Mapping[str, Retrieves], computed: Mapping[Meas
     """Say so where a measure looks deeper than what a retriever fetches: it then measures that number, too."""
     for name, retriever in retrievers.items():
         candidates = getattr(retriever, "candidates", None)
-        deeper = [
-            str(measure) for measure in computed if isinstance(candidates, int) and depth_of([measure]) > candidates
-        ]
-        deeper = [measure for measure in deeper if "@" in measure]
+        if not isinstance(candidates, int):
+            continue
+        deeper = [str(measure) for measure in computed if int(measure.params.get("cutoff", 0)) > candidates]
         if deeper:
             logger.warning(
                 "%r fetches %d candidates a leg, and %s look deeper: compare it by them only with retrievers that "

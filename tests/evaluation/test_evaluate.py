@@ -527,6 +527,9 @@ class TestRunsThatAreThere:
 
 def test_a_measure_that_looks_deeper_than_the_candidates_is_said(caplog: pytest.LogCaptureFixture) -> None:
     run = fixed({})
+    run.candidates = 5
+    evaluate({"shallow": run}, ONE, ["RR@5"])
+    assert not caplog.records
     run.candidates = 10
     evaluate({"shallow": run}, ONE, ["nDCG@10", "R@100"])
     assert "'shallow' fetches 10 candidates a leg, and R@100 look deeper" in caplog.text
