@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lance_rerank.errors import RowIdError
 
@@ -125,6 +126,11 @@ def ranked(rows: pa.Table, scores: pa.Array) -> pa.Table:
     order = np.argsort(-numbers, kind="stable")
     scored = without(rows, [RELEVANCE]).append_column(pa.field(RELEVANCE, pa.float32()), scores)
     return scored if np.array_equal(order, np.arange(len(order))) else scored.take(pa.array(order))
+
+
+def at_least(rows: pa.Table, min_score: float) -> pa.Table:
+    """Return the rows whose ``_relevance_score`` is `min_score` or more."""
+    return rows.filter(pc.greater_equal(rows.column(RELEVANCE), pa.scalar(min_score, pa.float32())))
 
 
 def without(rows: pa.Table, columns: Iterable[str]) -> pa.Table:

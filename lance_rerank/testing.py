@@ -300,6 +300,15 @@ class RerankerContract:
         with pytest.raises(ArgumentError, match="top_n"):
             self.make_reranker(top_n=0)
 
+    def test_min_score_leaves_out_what_scores_less_and_what_has_no_score(self) -> None:
+        """Down to the threshold itself, which stays."""
+        everything = self.make_reranker().rerank_hybrid(self.query, self.vector_leg, self.fts_leg)
+        scores = everything[arrow.RELEVANCE].to_pylist()
+        threshold = scores[1]
+        kept = self.make_reranker(min_score=threshold).rerank_hybrid(self.query, self.vector_leg, self.fts_leg)
+        assert kept.num_rows == sum(score is not None and score >= threshold for score in scores)
+        assert kept.equals(everything.slice(0, kept.num_rows))
+
     def test_an_unselected_column_is_an_error_that_says_what_to_do(self) -> None:
         reranker = self.make_reranker()
         texts = () if self.reads_text else reranker.texts.columns  # listed by default, whether they are read or not

@@ -12,7 +12,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,7 +21,7 @@ from lance_rerank.errors import ArgumentError
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # to be raised when a line means something else than before
+_FORMAT = 2  # to be raised when a line means something else than before
 
 
 @runtime_checkable
@@ -45,11 +45,14 @@ class Block:
     ----------
     found : dict of str to list of str
         Document ids by query id, the best first.
+    scores : dict of str to list
+        Their scores by query id, None for what could not be scored.
     milliseconds : float
         Wall-clock time a query.
     """
 
     found: dict[str, list[str]]
+    scores: dict[str, list[float | None]]
     milliseconds: float
 
 
@@ -60,9 +63,9 @@ class StoredRun:
     --------
     >>> import tempfile
     >>> stored = StoredRun(Path(tempfile.mkdtemp()) / "example.run")
-    >>> stored.add(Block({"q1": ["d2", "d1"], "q2": []}, 1.5))
+    >>> stored.add(Block({"q1": ["d2", "d1"], "q2": []}, {"q1": [0.9, 0.2], "q2": []}, 1.5))
     >>> stored.blocks()
-    [Block(found={'q1': ['d2', 'd1'], 'q2': []}, milliseconds=1.5)]
+    [Block(found={'q1': ['d2', 'd1'], 'q2': []}, scores={'q1': [0.9, 0.2], 'q2': []}, milliseconds=1.5)]
     """
 
     def __init__(self, path: Path, key: str | None = None) -> None:
@@ -168,7 +171,7 @@ def _version() -> str:
 
 
 def _line(block: Block) -> bytes:
-    text = json.dumps({"found": block.found, "milliseconds": block.milliseconds}).encode()
+    text = json.dumps(asdict(block)).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
@@ -179,7 +182,7 @@ def _block(line: bytes) -> Block | None:
         return None
     try:
         values = json.loads(text)
-        return Block(values["found"], values["milliseconds"])
+        return Block(values["found"], values["scores"], values["milliseconds"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -191,4 +194,4 @@ def found_before(stored: StoredRun | None, queries: Mapping[str, str]) -> Iterat
         found = {query: ranking for query, ranking in block.found.items() if query in queries and query not in seen}
         seen |= found.keys()
         if found:
-            yield Block(found, block.milliseconds)
+            yield Block(found, {query: block.scores[query] for query in found}, block.milliseconds)

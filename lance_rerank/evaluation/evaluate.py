@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError
 from lance_rerank.evaluation.cache import stored_run
 from lance_rerank.evaluation.measures import DEFAULT_MEASURES, depth_of, evaluators, score
-from lance_rerank.evaluation.result import EvaluationResult
+from lance_rerank.evaluation.result import EvaluationResult, Sources
 from lance_rerank.evaluation.searching import Found, OnError, Progress, Retrieves, search
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def evaluate(
             stored=stored,
             progress=progress,
         )
-    return _judge(found, dataset, computed)
+    return replace(_judge(found, dataset, computed), sources=Sources(dict(retrievers), dataset))
 
 
 def evaluate_runs(
@@ -133,10 +134,13 @@ def evaluate_runs(
         dataset = Dataset("qrels", "all", None, dict.fromkeys(judgements, ""), judgements)
     _check_runs(runs, dataset)
     found = {
-        name: Found({query_id: _ranking(run.get(query_id, ())) for query_id in dataset.queries})
+        name: Found(
+            {query_id: _ranking(run.get(query_id, ())) for query_id in dataset.queries}, _scores(run, dataset.queries)
+        )
         for name, run in runs.items()
     }
-    return _judge(found, dataset, evaluators(measures, dataset.qrels))
+    judged = _judge(found, dataset, evaluators(measures, dataset.qrels))
+    return replace(judged, sources=Sources({}, dataset))
 
 
 def _ranking(answer: Sequence[str] | Mapping[str, float]) -> list[str]:
@@ -145,6 +149,19 @@ def _ranking(answer: Sequence[str] | Mapping[str, float]) -> list[str]:
     if isinstance(answer, Mapping):
         return sorted(answer, key=lambda doc_id: -answer[doc_id])
     return list(dict.fromkeys(answer))
+
+
+def _scores(
+    run: Mapping[str, Sequence[str] | Mapping[str, float]], queries: Iterable[str]
+) -> dict[str, list[float | None]]:
+    """Return the scores of a run in the order of its ranking, none where it is rankings alone."""
+    scores: dict[str, list[float | None]] = {}
+    for query_id in queries:
+        answer = run.get(query_id, {})
+        if not isinstance(answer, Mapping):
+            return {}
+        scores[query_id] = [float(answer[doc_id]) for doc_id in _ranking(answer)]
+    return scores
 
 
 def _judge(found: Mapping[str, Found], dataset: Dataset, computed: Mapping[Measure, Evaluator]) -> EvaluationResult:
@@ -162,6 +179,9 @@ def _judge(found: Mapping[str, Found], dataset: Dataset, computed: Mapping[Measu
         per_query=per_query,
         milliseconds={name: one.milliseconds for name, one in found.items() if one.milliseconds is not None},
         runs={name: one.run for name, one in found.items()},
+        scores={name: one.scores for name, one in found.items() if one.scores},
+        queries=dict(dataset.queries),
+        qrels={query_id: dict(grades) for query_id, grades in dataset.qrels.items()},
         failures={name: one.failures for name, one in found.items() if one.failures},
         latency={name: one.latency for name, one in found.items() if one.latency is not None},
     )

@@ -8,16 +8,34 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lance_rerank.datasets import Dataset
 from lance_rerank.datasets.trec import write_trec_run
 from lance_rerank.errors import ArgumentError
 from lance_rerank.evaluation.latency import Latency
+from lance_rerank.evaluation.searching import Retrieves
 from lance_rerank.evaluation.significance import Comparison, Comparisons, compare
 
 _FAILURES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a result came from.
+
+    Attributes
+    ----------
+    retrievers : dict
+        By name; empty where runs were judged.
+    dataset : Dataset
+        What they were asked.
+    """
+
+    retrievers: dict[str, Retrieves]
+    dataset: Dataset
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,12 @@ class EvaluationResult:
         nothing and count in every mean. Retrievers without failures are left out.
     latency : dict
         ``latency[retriever]``: the times of each stage, where `evaluate` was asked to take them; print one for a table.
+    scores : dict
+        ``scores[retriever][query_id]``: the scores of ``runs``, None for a document that could not be scored.
+    queries, qrels : dict
+        The texts of the queries by id, and what they were judged by: grades by query id and document id.
+    sources : Sources or None
+        What was evaluated, for questions that take another search. It is not saved.
 
     Examples
     --------
@@ -77,6 +101,10 @@ class EvaluationResult:
     runs: dict[str, dict[str, list[str]]] = field(repr=False)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     latency: dict[str, Latency] = field(default_factory=dict, repr=False)
+    scores: dict[str, dict[str, list[float | None]]] = field(default_factory=dict, repr=False)
+    queries: dict[str, str] = field(default_factory=dict, repr=False)
+    qrels: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
+    sources: Sources | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
 
     def __str__(self) -> str:
         queries = "1 query" if self.n_queries == 1 else f"{self.n_queries:,} queries"
@@ -198,8 +226,8 @@ class EvaluationResult:
         return files
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, with lists for tuples; the dicts in it are this result's own, not copies."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        """Return the fields that are saved, lists for tuples; the dicts in it are this result's own, not copies."""
+        values = {item.name: getattr(self, item.name) for item in _saved(type(self))}
         values["latency"] = {name: latency.to_dict() for name, latency in self.latency.items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -232,13 +260,17 @@ class EvaluationResult:
             raise ArgumentError(
                 f"not the JSON of an evaluation result: {error}; expected what to_json wrote"
             ) from error
-        needed = [item.name for item in fields(cls) if item.default_factory is MISSING]
+        needed = [item.name for item in _saved(cls) if item.default_factory is MISSING]
         missing = [name for name in needed if not isinstance(values, dict) or name not in values]
         if missing:
             raise ArgumentError(f"no evaluation result: it lacks {', '.join(missing)}; expected what to_json wrote")
-        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        known = {item.name: values[item.name] for item in _saved(cls) if item.name in values}
         known["latency"] = {name: Latency.from_dict(taken) for name, taken in (known.get("latency") or {}).items()}
         return cls(**(known | {"measures": tuple(known["measures"]), "retrievers": tuple(known["retrievers"])}))
+
+
+def _saved(cls: type[EvaluationResult]) -> list[Field[Any]]:
+    return [item for item in fields(cls) if item.metadata.get("saved", True)]
 
 
 def _failures_in_words(retriever: str, failed: dict[str, str]) -> str:

@@ -6,10 +6,10 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from lance_rerank.evaluation.cache import Block, StoredRun, found_before
 from lance_rerank.evaluation.latency import CONCURRENCY, WARM_UP, CountError, Latency, LatencyRecorder
@@ -22,6 +22,7 @@ LOAD = 64  # queries that are asked again by several threads at once
 
 OnError = Literal["raise", "count"]
 Progress = Callable[[str, int, int], None]
+_Answer = TypeVar("_Answer")
 
 
 @runtime_checkable
@@ -41,6 +42,8 @@ class Found:
     ----------
     run : dict of str to list of str
         Ranked document ids by query id.
+    scores : dict of str to list
+        Their scores by query id; empty for rankings that came without.
     failures : dict of str to str
         Errors by query id.
     milliseconds : float or None
@@ -50,6 +53,7 @@ class Found:
     """
 
     run: dict[str, list[str]]
+    scores: dict[str, list[float | None]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     milliseconds: float | None = None
     latency: Latency | None = None
@@ -94,6 +98,7 @@ def search(
     ask = retriever.retrieve_many if recorder is None else _one_at_a_time(recorder)
     blocks = list(found_before(stored, queries))
     run = {query_id: ranking for block in blocks for query_id, ranking in block.found.items()}
+    scores = {query_id: values for block in blocks for query_id, values in block.scores.items()}
     failures: dict[str, str] = {}
     if run and progress is not None:
         progress(name, len(run), len(queries))
@@ -104,6 +109,7 @@ def search(
         blocks.append(block)
         failures |= failed
         run |= block.found | {query_id: [] for query_id in failed}
+        scores |= block.scores | {query_id: [] for query_id in failed}
         if stored is not None and not stored.holds_for(retriever):
             logger.warning("the table or a model of %r changed while it was searched: the rest is not kept", name)
             stored = None
@@ -116,7 +122,11 @@ def search(
     answered = [block.milliseconds for block in blocks if block.found]
     milliseconds = statistics.median(answered) if answered else None
     measured = None if recorder is None or len(failures) == len(queries) else _under_load(recorder, queries, failures)
-    return Found({query_id: run[query_id] for query_id in queries}, failures, milliseconds, measured)
+    return Found(_in_order(run, queries), _in_order(scores, queries), failures, milliseconds, measured)
+
+
+def _in_order(answers: dict[str, _Answer], queries: Iterable[str]) -> dict[str, _Answer]:
+    return {query_id: answers[query_id] for query_id in queries}
 
 
 Ask = Callable[[Sequence[str], int], list[list[Hit]]]
@@ -160,13 +170,19 @@ def _search_block(
         else:
             started = clock()
             found, failures = _retrieve_one_by_one(name, ask, texts, depth)
-    return Block(found, (clock() - started) * 1000 / len(texts)), failures
+    milliseconds = (clock() - started) * 1000 / len(texts)
+    rankings = {query_id: list(scored) for query_id, scored in found.items()}
+    scores = {query_id: list(scored.values()) for query_id, scored in found.items()}
+    return Block(rankings, scores, milliseconds), failures
+
+
+Scored = dict[str, float | None]  # by document id, the best first
 
 
 def _retrieve_one_by_one(
     name: str, ask: Ask, texts: Mapping[str, str], depth: int
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    found: dict[str, list[str]] = {}
+) -> tuple[dict[str, Scored], dict[str, str]]:
+    found: dict[str, Scored] = {}
     failures: dict[str, str] = {}
     for query_id, text in texts.items():
         try:
@@ -182,8 +198,8 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict[str, list[str]]:
-    """Return the ranked document ids of each query, a document at its first rank."""
+def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict[str, Scored]:
+    """Return the ranked documents of each query with their scores, a document at its first rank."""
     try:
         answers: list[list[Hit]] = ask(list(texts.values()), depth)
         if len(answers) != len(texts):
@@ -193,7 +209,10 @@ def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict
     except Exception as error:
         error.add_note(f"Raised while evaluating retriever {name!r} on the queries {', '.join(map(repr, texts))}.")
         raise
-    return {
-        query_id: list(dict.fromkeys(hit.doc_id for hit in hits))[:depth]
-        for query_id, hits in zip(texts, answers, strict=True)
-    }
+    found = {}
+    for query_id, hits in zip(texts, answers, strict=True):
+        scored: Scored = {}
+        for hit in hits:
+            scored.setdefault(hit.doc_id, None if hit.score is None else float(hit.score))
+        found[query_id] = dict(itertools.islice(scored.items(), depth))
+    return found

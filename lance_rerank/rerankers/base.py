@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -35,6 +36,9 @@ class BaseReranker(Reranker):
     top_n : int, optional
         Keep this many rows after reranking, on LanceDB's own builders. `lance_rerank.hybrid` and `Retriever` ask for
         every row and cut the page themselves, so that offsets never come up short.
+    min_score : float, optional
+        Leave out rows that score less, and those that cannot be scored, wherever this reranker is used. It is in the
+        unit of this reranker's scores; those of `fit_blend` are probabilities of relevance.
     return_score : {"relevance", "all"}, default "relevance"
         "relevance" returns ``_relevance_score`` alone; "all" keeps ``_distance``, ``_score`` and ``_rowid`` too.
 
@@ -56,16 +60,20 @@ class BaseReranker(Reranker):
         *,
         column: str | Sequence[str] = "text",
         top_n: int | None = None,
+        min_score: float | None = None,
         return_score: Literal["relevance", "all"] = "relevance",
     ) -> None:
         if return_score not in ("relevance", "all"):
             raise ArgumentError(f"return_score must be 'relevance' or 'all', got {return_score!r}")
         if top_n is not None and (not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1):
             raise ArgumentError(f"top_n must be at least 1, or None to keep every row, got {top_n!r}")
+        if min_score is not None and (not isinstance(min_score, int | float) or math.isnan(min_score)):
+            raise ArgumentError(f"min_score must be a number, or None to keep every row, got {min_score!r}")
         super().__init__(return_score)
         self.column = column
         self.texts = TextSource(column)
         self.top_n = top_n
+        self.min_score = min_score
         self.return_score = return_score
         if self.needs_row_id:
             self.score = "all"  # what LanceDB's sync builders read to decide whether to fetch row ids
@@ -123,7 +131,7 @@ class BaseReranker(Reranker):
     # --- what callers use --------------------------------------------------------------------------------------
 
     def rerank_candidates(self, query: object, candidates: arrow.Candidates) -> pa.Table:
-        """Return every candidate, best first, with ``_relevance_score`` and all other columns.
+        """Return every candidate that reaches `min_score`, best first, with ``_relevance_score`` and all other columns.
 
         Parameters
         ----------
@@ -137,7 +145,8 @@ class BaseReranker(Reranker):
         ModelError
             The model raised, or answered with NaN or a wrong number of scores.
         """
-        return arrow.ranked(candidates.rows, self.relevance(query, candidates))
+        rows = arrow.ranked(candidates.rows, self.relevance(query, candidates))
+        return rows if self.min_score is None else arrow.at_least(rows, self.min_score)
 
     def relevance(self, query: object, candidates: arrow.Candidates) -> pa.Array:
         """Return one float32 score a candidate, in the candidates' order, null where a row cannot be scored."""

@@ -32,7 +32,7 @@ class CrossEncoderReranker(BaseReranker):
     ----------
     model_name : str or Path
         A saved model's folder, or a hub id. Loaded on first use.
-    column, top_n, return_score
+    column, top_n, min_score, return_score
         As in `BaseReranker`.
     device : str, optional
         "cuda", "mps" or "cpu"; by default the fastest there is.
@@ -71,13 +71,14 @@ class CrossEncoderReranker(BaseReranker):
         batch_size: int = 32,
         *,
         top_n: int | None = None,
+        min_score: float | None = None,
         token_budget: int | None = None,
         max_length: int | None = None,
         precision: models.Precision = "auto",
         activation: Callable[[Any], Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(column=column, top_n=top_n, return_score=return_score)
+        super().__init__(column=column, top_n=top_n, min_score=min_score, return_score=return_score)
         self.model_name = str(model_name)
         self.device = device or models.default_device()
         self.trust_remote_code = trust_remote_code

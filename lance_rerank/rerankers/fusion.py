@@ -18,8 +18,8 @@ AnyFloats: TypeAlias = "npt.NDArray[np.floating[Any]]"
 class _FusionReranker(BaseReranker):
     """A reranker that reads no text: only what the legs said."""
 
-    def __init__(self, *, top_n: int | None, return_score: ReturnScore) -> None:
-        super().__init__(top_n=top_n, return_score=return_score)
+    def __init__(self, *, top_n: int | None, min_score: float | None, return_score: ReturnScore) -> None:
+        super().__init__(top_n=top_n, min_score=min_score, return_score=return_score)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ class RRFReranker(_FusionReranker):
     ----------
     K : int, default 60
         Larger values flatten the difference between first and later ranks.
-    return_score, top_n
+    return_score, top_n, min_score
         As in `BaseReranker`.
 
     References
@@ -62,10 +62,11 @@ class RRFReranker(_FusionReranker):
         return_score: ReturnScore = "relevance",
         *,
         top_n: int | None = None,
+        min_score: float | None = None,
     ) -> None:
         if K <= 0:
             raise ArgumentError(f"K must be greater than 0, got {K!r}")
-        super().__init__(top_n=top_n, return_score=return_score)
+        super().__init__(top_n=top_n, min_score=min_score, return_score=return_score)
         self.K = K
 
     def __str__(self) -> str:
@@ -86,7 +87,7 @@ class MRRReranker(_FusionReranker):
     ----------
     weight_vector, weight_fts : float, default 0.5
         Between 0 and 1, together 1.
-    return_score, top_n
+    return_score, top_n, min_score
         As in `BaseReranker`.
     """
 
@@ -97,13 +98,14 @@ class MRRReranker(_FusionReranker):
         return_score: ReturnScore = "relevance",
         *,
         top_n: int | None = None,
+        min_score: float | None = None,
     ) -> None:
         if not (0 <= weight_vector <= 1 and 0 <= weight_fts <= 1) or abs(weight_vector + weight_fts - 1) > 1e-6:
             raise ArgumentError(
                 f"weight_vector and weight_fts must lie between 0 and 1 and add up to 1, got {weight_vector!r} "
                 f"and {weight_fts!r}"
             )
-        super().__init__(top_n=top_n, return_score=return_score)
+        super().__init__(top_n=top_n, min_score=min_score, return_score=return_score)
         self.weight_vector = weight_vector
         self.weight_fts = weight_fts
 
@@ -132,7 +134,7 @@ class LinearCombinationReranker(_FusionReranker):
         Of the vector similarity; the full-text score weighs the rest.
     fill : float, default 1.0
         Penalty where a leg did not find the row: it counts as a similarity of ``1 - fill``.
-    return_score, top_n
+    return_score, top_n, min_score
         As in `BaseReranker`.
     """
 
@@ -143,8 +145,9 @@ class LinearCombinationReranker(_FusionReranker):
         return_score: ReturnScore = "relevance",
         *,
         top_n: int | None = None,
+        min_score: float | None = None,
     ) -> None:
-        super().__init__(top_n=top_n, return_score=return_score)
+        super().__init__(top_n=top_n, min_score=min_score, return_score=return_score)
         self.weight = _checked_weight(weight)
         self.fill = fill
 
@@ -180,7 +183,7 @@ class WeightedReranker(_FusionReranker):
     metric : {"l2", "cosine", "dot"}, default "l2"
         What the search's ``_distance`` is. "l2" is LanceDB's default, the squared distance, and is read as that of
         unit vectors.
-    return_score, top_n
+    return_score, top_n, min_score
         As in `BaseReranker`.
     """
 
@@ -192,12 +195,13 @@ class WeightedReranker(_FusionReranker):
         return_score: ReturnScore = "relevance",
         *,
         top_n: int | None = None,
+        min_score: float | None = None,
     ) -> None:
         if k <= 0:
             raise ArgumentError(f"k must be greater than 0, got {k!r}")
         if metric not in ("l2", "cosine", "dot"):
             raise ArgumentError(f"metric must be 'l2', 'cosine' or 'dot', got {metric!r}")
-        super().__init__(top_n=top_n, return_score=return_score)
+        super().__init__(top_n=top_n, min_score=min_score, return_score=return_score)
         self.weight = _checked_weight(weight)
         self.k = k
         self.metric = metric

@@ -60,7 +60,7 @@ class LateInteractionReranker(BaseReranker):
     missing : {"encode", "null"}, default "encode"
         What becomes of a candidate without stored vectors: it is encoded, its text being taken from the results or
         else from the table; or it gets a null score.
-    top_n, return_score
+    top_n, min_score, return_score
         As in `BaseReranker`. LanceDB is made to return ``_rowid``, which is left out again unless `return_score` is
         "all".
 
@@ -91,6 +91,7 @@ class LateInteractionReranker(BaseReranker):
         column: str | Sequence[str] = "text",
         missing: Missing = "encode",
         top_n: int | None = None,
+        min_score: float | None = None,
         return_score: ReturnScore = "relevance",
     ) -> None:
         if missing not in get_args(Missing):
@@ -99,7 +100,7 @@ class LateInteractionReranker(BaseReranker):
         # of our own, since it follows the table's versions: a column that was just synced is read as it is now
         self._latest = None if self.table is None else lance.latest_handle(self.table)
         self.needs_row_id = self.table is not None and vectors is not None
-        super().__init__(column=column, top_n=top_n, return_score=return_score)
+        super().__init__(column=column, top_n=top_n, min_score=min_score, return_score=return_score)
         self.encoder = encoder
         self.vectors = vectors
         self.missing: Missing = missing

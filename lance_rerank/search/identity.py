@@ -53,10 +53,11 @@ def _encoder(retriever: Any) -> str | None:
     return retriever.encoder.fingerprint or _digest(retriever.encoder.encode_queries(PROBES))
 
 
-def _reranker(reranker: object) -> str | None:
+def _reranker(reranker: Any) -> str | None:
     if reranker is None:
         return ""
-    return reranker.cache_key() if isinstance(reranker, BaseReranker) else None
+    key = reranker.cache_key() if isinstance(reranker, BaseReranker) else None
+    return key if key is None or reranker.min_score is None else f"{key}, from {reranker.min_score} on"
 
 
 def _lexical(leg: Any) -> dict[str, Any] | str | None:

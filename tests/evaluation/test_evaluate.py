@@ -449,6 +449,29 @@ class TestResult:
         assert result.retrievers == ("z", "a")
         assert (result.dataset, result.split, result.n_queries) == ("memory", "test", 1)
 
+    def test_scores_queries_and_judgements_are_kept_but_not_the_retrievers(self) -> None:
+        data = Dataset.from_memory([Query("q1", "one")], [Qrel("q1", "d2", 1)])
+
+        class Answers:
+            def retrieve_many(self, queries, k):
+                return [[Hit("d2", 0.5, 1), Hit("d1", None, 2), Hit("d2", 0.25, 3)]] * len(queries)
+
+        retriever = Answers()
+        result = evaluate({"a": retriever}, data, ["RR@10"])
+        assert result.runs == {"a": {"q1": ["d2", "d1"]}}
+        assert result.scores == {"a": {"q1": [0.5, None]}}
+        assert (result.queries, result.qrels) == ({"q1": "one"}, {"q1": {"d2": 1}})
+        assert result.sources is not None
+        assert result.sources.retrievers == {"a": retriever}
+        read = EvaluationResult.from_json(result.to_json())
+        assert read == result
+        assert read.sources is None
+
+    def test_scores_of_runs_are_kept_where_all_have_them(self) -> None:
+        qrels = {"q1": {"d1": 1}}
+        assert evaluate_runs({"a": {"q1": {"d2": 1.0, "d1": 3}}}, qrels, ["RR@10"]).scores == {"a": {"q1": [3.0, 1.0]}}
+        assert evaluate_runs({"a": {"q1": ["d2", "d1"]}}, qrels, ["RR@10"]).scores == {}
+
     def test_to_dict_is_what_json_has(self) -> None:
         assert json.loads(RESULT.to_json()) == RESULT.to_dict()
         assert RESULT.to_dict()["measures"] == ["nDCG@10", "RR@10"]

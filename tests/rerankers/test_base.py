@@ -295,6 +295,17 @@ class TestArguments:
         with pytest.raises(ArgumentError, match="top_n must be at least 1"):
             Longest(top_n=top_n)
 
+    @pytest.mark.parametrize("min_score", ["3", float("nan"), [1]])
+    def test_min_score_is_a_number(self, min_score):
+        with pytest.raises(ArgumentError, match="min_score must be a number"):
+            Longest(min_score=min_score)
+
+    @pytest.mark.parametrize(
+        ("min_score", "kept"), [(2, ["cccc", "bb"]), (2.5, ["cccc"]), (99, []), (-99, ["cccc", "bb", "a"])]
+    )
+    def test_min_score_leaves_out_what_scores_less_or_not_at_all(self, min_score, kept):
+        assert Longest(min_score=min_score).rerank_vector("q", rows())["text"].to_pylist() == kept
+
     @pytest.mark.parametrize("top_n", [1, 3, 100, None])
     def test_top_n_cuts_after_reranking(self, top_n):
         reranked = Longest(top_n=top_n).rerank_vector("q", rows())

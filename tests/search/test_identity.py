@@ -53,6 +53,7 @@ def test_it_is_of_the_recipe_and_not_of_the_name(docs):
         key(docs, reranker=lr.RRFReranker(K=20)),
         key(docs, reranker=KnownTimes(1)),
         key(docs, reranker=KnownTimes(-1)),
+        key(docs, reranker=lr.RRFReranker(K=10, min_score=0.1)),
     ]
     assert None not in others
     assert len({key(docs), *others}) == len(others) + 1
