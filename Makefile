@@ -28,7 +28,7 @@ $(STAMP_ST6): pyproject.toml
 	$(BIN_ST6)/python -m pip install --quiet -e '.[dev,demo]' 'sentence-transformers>=6,<7' 'torch==2.13.0'
 	@touch $@
 
-demo: $(STAMP)  ## build a searchable table from Python's own documentation and compare four ways to search it
+demo: $(STAMP)  ## build a searchable table from Python's own documentation and compare five ways to search it
 	$(BIN)/lance-rerank demo
 
 test: lint $(STAMP_ST6)  ## ruff, mypy, then every test but the benchmarks: with PyLate, and with sentence-transformers 6

@@ -18,17 +18,23 @@ if TYPE_CHECKING:
     from lance_rerank.datasets import Dataset
     from lance_rerank.datasets.trec import read_trec_qrels, read_trec_run, write_trec_qrels, write_trec_run
     from lance_rerank.encoder import SentenceEncoder
+    from lance_rerank.evaluation.blend import fit_blend
+    from lance_rerank.evaluation.comparing import compare_results
     from lance_rerank.evaluation.compression import choose_compression
+    from lance_rerank.evaluation.diagnosis import Diagnosis
     from lance_rerank.evaluation.evaluate import evaluate, evaluate_runs
     from lance_rerank.evaluation.latency import Latency, measure_latency
     from lance_rerank.evaluation.result import EvaluationResult
     from lance_rerank.evaluation.significance import Comparison, Comparisons
+    from lance_rerank.evaluation.thresholds import Thresholds
     from lance_rerank.jobs import IndexResult, index_documents
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import (
         BaseReranker,
+        BlendReranker,
         CrossEncoderReranker,
+        FittedBlendReranker,
         LateInteractionReranker,
         LinearCombinationReranker,
         MRRReranker,
@@ -48,6 +54,8 @@ _HOMES = {
         "BaseReranker",
         "CrossEncoderReranker",
         "LateInteractionReranker",
+        "BlendReranker",
+        "FittedBlendReranker",
         "RRFReranker",
         "LinearCombinationReranker",
         "MRRReranker",
@@ -69,12 +77,16 @@ _HOMES = {
         "evaluate",
         "evaluate_runs",
         "measure_latency",
+        "compare_results",
         "Comparison",
         "Comparisons",
+        "Diagnosis",
         "EvaluationResult",
         "Latency",
+        "Thresholds",
     ),
-    # not through its package, which stays light: this one needs torch
+    # not through their package, which stays light: these need torch
+    "lance_rerank.evaluation.blend": ("fit_blend",),
     "lance_rerank.evaluation.compression": ("choose_compression",),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
@@ -86,6 +98,8 @@ __all__ = [
     "BaseReranker",
     "CrossEncoderReranker",
     "LateInteractionReranker",
+    "BlendReranker",
+    "FittedBlendReranker",
     "RRFReranker",
     "LinearCombinationReranker",
     "MRRReranker",
@@ -116,8 +130,12 @@ __all__ = [
     "evaluate",
     "evaluate_runs",
     "EvaluationResult",
+    "fit_blend",
+    "compare_results",
     "Comparison",
     "Comparisons",
+    "Diagnosis",
+    "Thresholds",
     "measure_latency",
     "Latency",
     "read_trec_qrels",

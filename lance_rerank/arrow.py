@@ -128,6 +128,11 @@ def ranked(rows: pa.Table, scores: pa.Array) -> pa.Table:
     return scored if np.array_equal(order, np.arange(len(order))) else scored.take(pa.array(order))
 
 
+def unscored(n_rows: int) -> pa.Array:
+    """Return null scores."""
+    return pa.nulls(n_rows, pa.float32())
+
+
 def at_least(rows: pa.Table, min_score: float) -> pa.Table:
     """Return the rows whose ``_relevance_score`` is `min_score` or more."""
     return rows.filter(pc.greater_equal(rows.column(RELEVANCE), pa.scalar(min_score, pa.float32())))

@@ -13,6 +13,7 @@ Each message says what was expected, what is there, and what to do.
     ├── MissingIndexError       a full-text search on a table without that index
     ├── LexicalIndexError       a Tantivy index that is damaged, of another table or made with other settings
     │   └── StaleIndexError     it lacks rows of the table, and that was not to be accepted
+    ├── FittedForError          what was learned for other models or legs than those at hand
     ├── ModelError              a model did not load, raised, or answered with NaN or a wrong count
     ├── DatasetError            a judged data set is malformed; names file and line
     ├── ConflictError           other writers kept changing the rows a commit was made for
@@ -56,6 +57,10 @@ class LexicalIndexError(LanceRerankError):
 
 class StaleIndexError(LexicalIndexError):
     """A Tantivy index lacks rows of its table, and the search was not to go on without them."""
+
+
+class FittedForError(LanceRerankError):
+    """A reranker that was fitted for other models, or other legs of a search, than those at hand."""
 
 
 class ModelError(LanceRerankError):

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISED = {
     "hybrid_with_late_interaction.py": ["1. Rotating keys", "1. Exporting data", "1. Single sign-on", "candidates ("],
+    "fit_a_guard.py": ["5-fold cross-validation", "guard against hybrid", "what a threshold costs"],
     "own_reranker.py": ["by rank fusion: [1, 2]", "fresh first:    [2"],
 }
 

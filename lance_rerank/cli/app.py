@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lance_rerank import __version__
-from lance_rerank.cli import demo, evaluate, index, lexical, search
+from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, search
 from lance_rerank.cli.progress import talk
 from lance_rerank.errors import LanceRerankError
 
@@ -23,6 +23,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index.index,
     "search": search.search,
     "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
+    "fit-blend": fit_blend.fit_blend,
 }
 
 # Read by the libraries when they are imported, which is after this. Errors are shown all the same.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lance_rerank.types import Document
 
 MEASURES = ("nDCG@10", "Success@5")
-HYBRID, RERANKED = "hybrid", "hybrid + late interaction"
+HYBRID, RERANKED, BLENDED = "hybrid", "hybrid + late interaction", "hybrid + blend of it"
 
 
 def demo(
@@ -59,6 +59,7 @@ def demo(
             "full text": lr.Retriever(table, query_type="fts"),
             HYBRID: hybrid,
             RERANKED: hybrid.with_reranker(late),
+            BLENDED: hybrid.with_reranker(lr.BlendReranker(late)),
         }
         for retriever in retrievers.values():  # the first query of each pays for loading; it is not to be measured
             retriever.retrieve(queries[0].text)
@@ -95,12 +96,19 @@ def _index(corpus: Sequence[Document], folder: Path) -> None:
 
 
 def _verdict(result: EvaluationResult) -> str:
-    comparison = result.compare(HYBRID, RERANKED)
+    """Return both ways to rerank against none, and what to make of them."""
+    compared = {one.b: one for one in result.comparisons(baseline=HYBRID) if one.b in (RERANKED, BLENDED)}
     advice = {
         "better": "Reranking helps here: the gain is more than the luck of these questions.",
         "worse": "Reranking hurts here. Keep the hybrid order, or try another reranker.",
-    }.get(comparison.verdict, "Reranking makes no difference that these questions can show. Keep what is simpler.")
-    return f"{comparison}\n{advice}"
+    }.get(compared[RERANKED].verdict, "Reranking makes no difference that these questions can show.")
+    return (
+        "\n".join(map(str, compared.values()))
+        + f"\n{advice}\n"
+        + "Before you have judged queries of your own, take the blend: it keeps what the words and the vectors said, "
+        "so that a reranker which suits your texts badly costs little. With some hundred judged queries, lr.fit_blend "
+        "learns how far to trust it."
+    )
 
 
 def _print_examples(examples: Sequence[Example]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lance_rerank.cli.progress import bar, talk
-from lance_rerank.cli.recipes import TOKENS, text_column
+from lance_rerank.cli.retrievers import TOKENS, text_column
 from lance_rerank.cli.tables import AsJson, Db, IdColumn, TableName, open_table
 
 if TYPE_CHECKING:

@@ -1,83 +1,24 @@
-"""Recipes of retrieval as they are written on the command line: ``hybrid+late-interaction:MODEL``."""
+"""Recipes of retrieval, as they are written on the command line: ``hybrid+late-interaction:MODEL``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
-from lance_rerank.errors import ArgumentError, ColumnError, MissingIndexError
-
-if TYPE_CHECKING:
-    from lancedb.rerankers import Reranker
-    from lancedb.table import Table
-
-    from lance_rerank.jobs.tables import TableModel
-    from lance_rerank.lexical import TantivyIndex
-    from lance_rerank.search.retriever import QueryType, Retriever
-    from lance_rerank.types import TokenEncoder
+from lance_rerank.errors import ArgumentError
 
 QUERY_TYPES = ("hybrid", "vector", "fts", "multivector")
-TOKENS = "colbert"  # the column of token vectors, as `index --colbert` makes it
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Which legs search, and what reranks their rows.
-
-    Attributes
-    ----------
-    query_type : str
-        One of `QUERY_TYPES`.
-    reranker : str
-        One of `RERANKERS`.
-    model : str or None
-        The reranker's model, where it has one and it was named.
-
-    Examples
-    --------
-    >>> Recipe.parse("hybrid+cross-encoder:BAAI/bge-reranker-v2-m3")
-    Recipe(query_type='hybrid', reranker='cross-encoder', model='BAAI/bge-reranker-v2-m3')
-    >>> print(Recipe.parse("fts"))
-    fts
-    """
-
-    query_type: str
-    reranker: str = "none"
-    model: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Recipe:
-        """Return the recipe written as ``TYPE[+RERANKER[:MODEL]]``.
-
-        Raises
-        ------
-        ArgumentError
-            The text is none.
-        """
-        query_type, _, reranker = text.strip().partition("+")
-        kind, colon, model = reranker.partition(":")
-        if query_type not in QUERY_TYPES:
-            raise ArgumentError(
-                f"unknown recipe {text!r}: expected TYPE[+RERANKER[:MODEL]] where TYPE is {', '.join(QUERY_TYPES)}"
-            )
-        if "+" in text and kind not in RERANKERS:
-            raise ArgumentError(f"unknown reranker {kind!r} in {text!r}: expected one of {', '.join(RERANKERS)}")
-        if kind == "cross-encoder" and not model:
-            raise ArgumentError(f"{text!r} names no model; write cross-encoder:MODEL, a hub id or a folder")
-        if colon and (not model or kind in ("none", "rrf")):
-            raise ArgumentError(f"{text!r} has a colon too many: it stands between a reranker and its model")
-        return cls(query_type, kind or "none", model or None)
-
-    def __str__(self) -> str:
-        reranker = "" if self.reranker == "none" else f"+{self.reranker}"
-        return f"{self.query_type}{reranker}{f':{self.model}' if self.model else ''}"
+READS_WORDS = ("hybrid", "fts")
+RERANKERS = ("none", "rrf", "cross-encoder", "late-interaction")
+WITHOUT_MODEL = ("none", "rrf")
+FORM = "TYPE[+RERANKER[:MODEL][+blend|+guard:FILE]]"
+_WRITTEN = re.compile(r"(?P<inner>.*?)(?P<blend>\+blend)?(?P<guarded>\+guard(?::(?P<guard>.*))?)?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Lexical:
-    """The Tantivy index that a command searches, and how.
+    """The Tantivy index that a retriever searches, and how.
 
     Attributes
     ----------
@@ -96,147 +37,118 @@ class Lexical:
     syntax: bool = False
     fuzzy: int = 0
 
-    def arguments(self, index: TantivyIndex | None) -> dict[str, Any]:
-        """Return what a retriever takes."""
-        return {"lexical": index, "freshness": self.freshness, "syntax": self.syntax, "fuzzy": self.fuzzy}
+    @classmethod
+    def of_options(cls, folder: Path | None, freshness: str, syntax: bool, fuzzy: int) -> Lexical | None:
+        """Return what the options of a command say, None where they name no index.
+
+        Raises
+        ------
+        ArgumentError
+            They say how to search an index, and not which.
+        """
+        if folder is not None:
+            return cls(folder, freshness, syntax, fuzzy)
+        if syntax or fuzzy or freshness != "warn":
+            raise ArgumentError("--syntax, --fuzzy and --freshness are for a Tantivy index: --lexical INDEX")
+        return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
-    """What a reranker is made with."""
+class Recipe:
+    """Which legs search and how, and what reranks their rows.
 
-    table: Table
-    model: str | None
-    table_model: TableModel | None
-    text_column: str
-
-
-def make_retrievers(
-    table: Table,
-    recipes: Sequence[Recipe],
-    *,
-    candidates: int = 100,
-    id_column: str = "id",
-    where: str | None = None,
-    lexical: Lexical | None = None,
-) -> dict[str, Retriever]:
-    """Return a retriever for each recipe, by its name, with the searched text among its rows.
-
-    Queries are embedded by the model that the table names, loaded once for all. With `lexical` a Tantivy index takes
-    the place of the table's own full-text index.
+    Attributes
+    ----------
+    query_type : str
+        One of `QUERY_TYPES`.
+    reranker : str
+        One of `RERANKERS`.
+    model : str or None
+        The reranker's model, where it has one and it was named.
+    blend : bool
+        Whether the reranker's order is fused with those of the legs.
+    guard : Path or None
+        What `lance-rerank fit-blend` wrote: a fitted combination of the reranker and the legs.
+    min_score : float or None
+        Rows that the reranker scores less are left out.
+    candidates, where, nprobes, refine_factor
+        As in `Retriever`.
+    lexical : Lexical or None
+        Searched in place of the table's own full-text index.
 
     Raises
     ------
-    ColumnError, MissingIndexError
-        The table lacks what a recipe needs; says which command adds it.
+    ArgumentError
+        Parts of the recipe contradict each other.
+
+    Examples
+    --------
+    >>> recipe = Recipe.parse("hybrid+cross-encoder:BAAI/bge-reranker-v2-m3+blend")
+    >>> recipe.reranker, recipe.model, recipe.blend
+    ('cross-encoder', 'BAAI/bge-reranker-v2-m3', True)
+    >>> print(recipe)
+    hybrid+cross-encoder:BAAI/bge-reranker-v2-m3+blend
     """
-    from lance_rerank.encoder import SentenceEncoder
-    from lance_rerank.search.retriever import Retriever
 
-    model = _model_of(table)
-    encoder = SentenceEncoder(model.name) if model else None
-    text = text_column(table)
-    retrievers = {}
-    index = None if lexical is None else _tantivy_index(lexical.folder, table)
-    for recipe in recipes:
-        reads_words = recipe.query_type in ("hybrid", "fts")
-        if reads_words and index is None:
-            _require_full_text_index(table)
-        retrievers[str(recipe)] = Retriever(
-            table,
-            query_type=cast("QueryType", recipe.query_type),
-            candidates=candidates,
-            reranker=RERANKERS[recipe.reranker](_Setting(table, recipe.model, model, text)),
-            where=where,
-            id_column=id_column,
-            encoder=_token_encoder(table, None, model) if recipe.query_type == "multivector" else encoder,
-            vectors=TOKENS,
-            **(lexical.arguments(index) if lexical and reads_words else {}),
-            select=[text] if text in table.schema.names else [],
-            name=str(recipe),
-        )
-    return retrievers
+    query_type: str
+    reranker: str = "none"
+    model: str | None = None
+    blend: bool = False
+    guard: Path | None = None
+    min_score: float | None = None
+    candidates: int = 100
+    where: str | None = None
+    nprobes: int | None = None
+    refine_factor: int | None = None
+    lexical: Lexical | None = None
 
+    def __post_init__(self) -> None:
+        problem = self._contradiction()
+        if problem is not None:
+            raise ArgumentError(problem)
 
-def text_column(table: Table) -> str:
-    """Return the column that the table embeds, "text" where it does not say."""
-    model = _model_of(table)
-    return model.source if model else "text"
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """Return the recipe written as ``TYPE[+RERANKER[:MODEL][+blend|+guard:FILE]]``.
 
+        Raises
+        ------
+        ArgumentError
+            The text is none.
+        """
+        written = _WRITTEN.fullmatch(text.strip())
+        assert written is not None  # every part of it is optional
+        query_type, plus, reranker = written["inner"].partition("+")
+        kind, colon, model = reranker.partition(":")
+        if query_type not in QUERY_TYPES:
+            raise ArgumentError(f"unknown recipe {text!r}: expected {FORM} where TYPE is {', '.join(QUERY_TYPES)}")
+        if plus and kind not in RERANKERS:
+            raise ArgumentError(f"unknown reranker {kind!r} in {text!r}: expected one of {', '.join(RERANKERS)}")
+        if colon and (not model or kind in WITHOUT_MODEL):
+            raise ArgumentError(f"{text!r} has a colon too many: it stands between a reranker and its model")
+        if written["guarded"] and not written["guard"]:
+            raise ArgumentError(f"{text!r} names no file of fit-blend; write +guard:FILE")
+        guard = Path(written["guard"]) if written["guard"] else None
+        try:
+            return cls(query_type, kind or "none", model or None, bool(written["blend"]), guard)
+        except ArgumentError as error:
+            raise ArgumentError(f"{text!r}: {error}") from error
 
-def _model_of(table: Table) -> TableModel | None:
-    from lance_rerank import lance
-    from lance_rerank.jobs.tables import table_model
+    def _contradiction(self) -> str | None:
+        if self.blend and self.guard is not None:
+            return "blend and guard are two ways to combine a reranker with the legs; choose one"
+        given = (("blend", self.blend), ("guard", self.guard is not None), ("min_score", self.min_score is not None))
+        around = [name for name, is_given in given if is_given]
+        if self.reranker == "none" and around:
+            return f"{around[0]} is for a reranker, and there is none; name one, such as late-interaction"
+        if self.reranker in WITHOUT_MODEL and self.model is not None:
+            return f"reranker {self.reranker!r} has no model, and {self.model!r} is named as one"
+        if self.reranker == "cross-encoder" and self.model is None:
+            return "it names no model; write cross-encoder:MODEL, or model = 'MODEL' in a file: a hub id or a folder"
+        return None
 
-    columns = list(lance.vector_columns(table.schema))
-    return table_model(table, columns[0]) if len(columns) == 1 else None
-
-
-def _tantivy_index(folder: Path, table: Table) -> TantivyIndex:
-    from lance_rerank.lexical import TantivyIndex
-
-    try:
-        return TantivyIndex.load(folder, table=table)
-    except MissingIndexError as error:
-        raise MissingIndexError(
-            f"there is no index in {folder}; build one: lance-rerank lexical build {folder} --db DIR --table "
-            f"{table.name}"
-        ) from error
-
-
-def _require_full_text_index(table: Table) -> None:
-    if not any(index.index_type == "FTS" for index in table.list_indices()):
-        raise MissingIndexError(
-            f"table {table.name!r} has no full-text index. Make one: lance-rerank index SOURCE --db DIR --table "
-            f"{table.name}, or table.create_index('text', config=FTS()) in Python. Or search by vector alone"
-        )
-
-
-def _no_reranker(_: _Setting) -> None:
-    return None
-
-
-def _rrf(_: _Setting) -> Reranker:
-    from lance_rerank.rerankers import RRFReranker
-
-    return RRFReranker()
-
-
-def _cross_encoder(setting: _Setting) -> Reranker:
-    from lance_rerank.rerankers import CrossEncoderReranker
-
-    assert setting.model is not None  # Recipe.parse sees to it
-    return CrossEncoderReranker(setting.model, column=setting.text_column)
-
-
-def _late_interaction(setting: _Setting) -> Reranker:
-    from lance_rerank.rerankers import LateInteractionReranker
-
-    encoder = _token_encoder(setting.table, setting.model, setting.table_model)
-    return LateInteractionReranker(encoder, table=setting.table, vectors=TOKENS)
-
-
-def _token_encoder(table: Table, model: str | None, table_model: TableModel | None) -> TokenEncoder:
-    """Return an encoder of the model named, else of the one that filled the table's token vectors."""
-    from lance_rerank import models
-    from lance_rerank.columns.record import ColumnRecord
-    from lance_rerank.multivector import ColBERTEncoder
-    from lance_rerank.multivector.fingerprint import model_name
-
-    if TOKENS not in table.schema.names:
-        raise ColumnError(
-            f"table {table.name!r} has no column {TOKENS!r} of token vectors, which late interaction reads; add it: "
-            f"lance-rerank index SOURCE --db DIR --table {table.name} --colbert"
-        )
-    record = ColumnRecord.of(table.schema, TOKENS)
-    filled_by = model_name(record.encoder) if record and record.encoder else None
-    of_table = table_model.name if table_model else models.DEFAULT_MODEL
-    return ColBERTEncoder(model or filled_by or of_table)
-
-
-RERANKERS: dict[str, Callable[[_Setting], Reranker | None]] = {
-    "none": _no_reranker,
-    "rrf": _rrf,
-    "cross-encoder": _cross_encoder,
-    "late-interaction": _late_interaction,
-}
+    def __str__(self) -> str:
+        reranker = "" if self.reranker == "none" else f"+{self.reranker}"
+        model = f":{self.model}" if self.model else ""
+        around = "+blend" if self.blend else f"+guard:{self.guard}" if self.guard else ""
+        return f"{self.query_type}{reranker}{model}{around}"

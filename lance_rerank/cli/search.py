@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lance_rerank.cli.progress import talk
-from lance_rerank.cli.recipes import Lexical, Recipe, make_retrievers, text_column
-from lance_rerank.cli.tables import AsJson, Candidates, Db, Freshness, IdColumn, LexicalFolder, TableName, open_table
+from lance_rerank.cli.recipes import Lexical, Recipe
+from lance_rerank.cli.retrievers import make_retrievers, text_column
+from lance_rerank.cli.tables import (
+    AsJson,
+    Candidates,
+    Db,
+    Freshness,
+    Fuzzy,
+    IdColumn,
+    LexicalFolder,
+    Syntax,
+    TableName,
+    open_table,
+)
 from lance_rerank.errors import ArgumentError, LanceRerankError, QueryError
 
 if TYPE_CHECKING:
@@ -28,16 +40,19 @@ def search(
     candidates: Candidates = 100,
     k: Annotated[int, typer.Option("--k", "-k", help="Rows to show.")] = 10,
     where: Annotated[str | None, typer.Option(help="An SQL filter, applied before the search.")] = None,
-    rerank: Annotated[str, typer.Option(help="none, rrf, cross-encoder:MODEL or late-interaction[:MODEL].")] = "none",
+    rerank: Annotated[
+        str,
+        typer.Option(
+            help="none, rrf, cross-encoder:MODEL or late-interaction[:MODEL]; +blend or +guard:FILE after it."
+        ),
+    ] = "none",
     trace: Annotated[
         bool, typer.Option("--trace", help="Show every candidate's ranks and every stage's time.")
     ] = False,
     lexical: LexicalFolder = None,
     freshness: Freshness = "warn",
-    syntax: Annotated[
-        bool, typer.Option("--syntax", help="With --lexical: read the query in Tantivy's query language.")
-    ] = False,
-    fuzzy: Annotated[int, typer.Option(help="With --lexical: how many letters of a word may differ, 0 to 2.")] = 0,
+    syntax: Syntax = False,
+    fuzzy: Fuzzy = 0,
     id_column: IdColumn = "id",
     as_json: AsJson = False,
 ) -> None:
@@ -46,16 +61,10 @@ def search(
         raise QueryError("the query is empty; give some words to search for")
     recipe = Recipe.parse(f"{query_type}+{rerank}")
     opened = open_table(db, table)
-    if lexical is None and (syntax or fuzzy or freshness != "warn"):
-        raise ArgumentError("--syntax, --fuzzy and --freshness are for a Tantivy index: --lexical INDEX")
-    [retriever] = make_retrievers(
-        opened,
-        [recipe],
-        candidates=candidates,
-        id_column=id_column,
-        where=where,
-        lexical=None if lexical is None else Lexical(lexical, freshness, syntax, fuzzy),
-    ).values()
+    recipe = replace(
+        recipe, candidates=candidates, where=where, lexical=Lexical.of_options(lexical, freshness, syntax, fuzzy)
+    )
+    [retriever] = make_retrievers(opened, {str(recipe): recipe}, id_column=id_column).values()
     if trace:
         _run(retriever, query, k)  # the first run pays for loading models; the traced one is as in a running app
     found = _run(retriever, query, k)

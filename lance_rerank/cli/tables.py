@@ -23,6 +23,8 @@ LexicalFolder = Annotated[
 Freshness = Annotated[
     str, typer.Option(help="When the table is newer than the Tantivy index: warn, error, sync or scan.")
 ]
+Syntax = Annotated[bool, typer.Option("--syntax", help="With --lexical: read queries in Tantivy's query language.")]
+Fuzzy = Annotated[int, typer.Option(help="With --lexical: how many letters of a word may differ, 0 to 2.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

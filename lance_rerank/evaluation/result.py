@@ -7,17 +7,22 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lance_rerank.datasets import Dataset
 from lance_rerank.datasets.trec import write_trec_run
 from lance_rerank.errors import ArgumentError
+from lance_rerank.evaluation.diagnosis import Diagnosis, diagnose
 from lance_rerank.evaluation.latency import Latency
-from lance_rerank.evaluation.searching import Retrieves
+from lance_rerank.evaluation.searching import Progress, Retrieves
 from lance_rerank.evaluation.significance import Comparison, Comparisons, compare
+from lance_rerank.evaluation.thresholds import Thresholds, thresholds
+
+if TYPE_CHECKING:
+    from lance_rerank.evaluation.report.subject import Diagnosed
 
 _FAILURES_SHOWN = 3
 
@@ -190,6 +195,127 @@ class EvaluationResult:
     def _require_evaluated(self, name: str) -> None:
         if name not in self.retrievers:
             raise ArgumentError(f"{name!r} was not evaluated; there are {', '.join(self.retrievers)}")
+
+    def thresholds(self, retriever: str, *, k: int | None = None) -> Thresholds:
+        """Return what each least score of a retriever would return: precision, recall, hits a query; and calibration.
+
+        A document that was not judged counts as not relevant.
+
+        Parameters
+        ----------
+        retriever : str
+            One that has `scores`; they may be in any unit.
+        k : int, optional
+            Take only the first k documents of each query, as a search for k does. By default all that were retrieved.
+
+        Raises
+        ------
+        ArgumentError
+            There is no such retriever, it has no scores, or no document is judged relevant.
+        """
+        self._require_evaluated(retriever)
+        return thresholds(retriever, self.runs[retriever], self.scores.get(retriever, {}), self.qrels, k=k)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        texts: Mapping[str, str] | None = None,
+        diagnosis: Diagnosed | None = None,
+        title: str | None = None,
+    ) -> Path:
+        """Write a report as one HTML file, and return the file. It opens from disk, and asks no network.
+
+        Tables, plots, and any query with two rankings side by side. Text of queries and documents can run no script in
+        it. Needs the extra ``report``. All pairs are compared by all measures, which takes seconds for many queries.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        texts : mapping of str to str, optional
+            Texts of documents by id, to show beside the ids. By default those of the data set that was evaluated,
+            where it has a corpus.
+        diagnosis : optional
+            What `diagnose` returned, to show it too.
+        title : str, optional
+            By default the names of data set and split.
+
+        Raises
+        ------
+        MissingExtra
+            Jinja2 is not installed.
+        """
+        from lance_rerank.evaluation.report import write_report
+
+        dataset = None if self.sources is None else self.sources.dataset
+        return write_report(self, path, dataset=dataset, texts=texts, diagnosis=diagnosis, title=title)
+
+    def diagnose(
+        self,
+        *,
+        sample: int | None = 300,
+        depth: int = 10,
+        seed: int = 0,
+        retrievers: Mapping[str, Retrieves] | None = None,
+        dataset: Dataset | None = None,
+        progress: Progress | None = None,
+    ) -> Diagnosis:
+        """Return why each retriever is no better than it is, and what to do first.
+
+        Queries are searched again for it: once more without the reranker, and deeper and past any approximate index
+        where relevant documents (grades above 0) are missing. A retriever that is no `lance_rerank.Retriever` is
+        diagnosed by its run alone, as are all of `evaluate_runs`.
+
+        Parameters
+        ----------
+        sample : int, optional
+            How many queries at most, drawn by `seed`; None for all.
+        depth : int, default 10
+            How many documents are the top: a relevant one below is lost.
+        retrievers : mapping, optional
+            By name; these are diagnosed, by default those that were evaluated. Without any, ``{}``, all are by their
+            runs alone.
+        dataset : Dataset, optional
+            By default the one they were evaluated on.
+        progress : callable, optional
+            Called as ``progress(name, done, total)``; the total grows by the queries that are searched deeper.
+
+        Raises
+        ------
+        ArgumentError
+            The result was read from a file, and so knows no retrievers; or there is nothing to go by.
+        """
+        if retrievers is None and self.sources is None:
+            named = ", ".join(f"{name!r}: ..." for name in self.retrievers)
+            raise ArgumentError(
+                "a result that was read from a file has no retrievers to ask again: pass them, "
+                f"diagnose(retrievers={{{named}}}); or diagnose(retrievers={{}}) for what the runs alone tell"
+            )
+        if retrievers is None and self.sources is not None:
+            asked: Mapping[str, Retrieves] = self.sources.retrievers
+        else:
+            asked = retrievers or {}
+        return diagnose(
+            tuple(retrievers or self.retrievers),
+            asked,
+            dataset or self._evaluated_dataset(),
+            self.measures[0],
+            runs=self.runs,
+            scores=self.scores,
+            failures=self.failures,
+            sample=sample,
+            depth=depth,
+            seed=seed,
+            progress=progress,
+        )
+
+    def _evaluated_dataset(self) -> Dataset:
+        if self.sources is not None:
+            return self.sources.dataset
+        if not self.qrels:
+            raise ArgumentError("this result was saved without its queries and judgements; pass dataset=...")
+        return Dataset(self.dataset, self.split, None, self.queries, self.qrels)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the values by query, a row each: ``retriever``, ``query_id``, ``measure``, ``value``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +19,7 @@ TOLERANCE = 0.02  # bfloat16 and other libraries differ by less than 0.01 from f
 def sketch(encoder: TokenEncoder, model: str) -> str:
     """Return a fingerprint: the model's name, its dimension, and a projection of its vectors of the probe texts."""
     sides = [encoder.encode_queries(PROBES), encoder.encode_documents(PROBES)]
-    numbers = [_projected(vectors) for side in sides for vectors in side]
+    numbers = [projected(vectors) for side in sides for vectors in side]
     packed = base64.b85encode(np.concatenate(numbers).astype(np.float16).tobytes()).decode()
     return json.dumps({"model": model, "dim": encoder.dim, "sketch": packed})
 
@@ -34,6 +35,12 @@ def same_encoder(one: str | None, other: str | None) -> bool:
         a, b = (_numbers(text) for text in (one, other))
     except (ValueError, KeyError, TypeError):
         return False
+    return close(a, b)
+
+
+def close(one: Sequence[float] | FloatArray, other: Sequence[float] | FloatArray) -> bool:
+    """Return whether two lists of numbers are of one model: as many, and no farther apart than precisions are."""
+    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return a.shape == b.shape and bool(np.linalg.norm(a - b) <= TOLERANCE * np.linalg.norm(a))
 
 
@@ -45,7 +52,8 @@ def model_name(fingerprint: str | None) -> str:
         return fingerprint or "an unknown encoder"
 
 
-def _projected(vectors: FloatArray) -> FloatArray:
+def projected(vectors: FloatArray) -> FloatArray:
+    """Return ``(32,)``, a projection of the mean of vectors ``(n, dim)``."""
     mean: FloatArray = vectors.mean(axis=0) if len(vectors) else np.zeros(vectors.shape[1], np.float32)
     return mean @ _projection(vectors.shape[1])
 

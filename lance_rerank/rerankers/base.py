@@ -14,6 +14,7 @@ from lancedb.rerankers import Reranker
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError, QueryError, RowIdError
+from lance_rerank.multivector.fingerprint import PROBES
 from lance_rerank.rerankers.texts import TextSource
 
 Scores: TypeAlias = "Sequence[float] | npt.NDArray[np.floating[Any]] | pa.Array"
@@ -123,6 +124,18 @@ class BaseReranker(Reranker):
         """
         return None
 
+    def probe(self) -> list[float] | None:
+        """Return the scores of fixed pairs of texts, by which the model is known on any machine; None without one.
+
+        Here they are those of `score_texts`. They are compared with a tolerance, since precisions differ a little.
+        """
+        if type(self).score_texts is BaseReranker.score_texts:
+            return None
+        return [float(score) for query in PROBES for score in self.score_texts(query, list(PROBES))]
+
+    def check(self, retriever: Any) -> None:
+        """Raise where a `Retriever` is not one that this reranker can serve; it asks before its first search."""
+
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns that have to be among the rows for this reranker to work."""
@@ -145,7 +158,11 @@ class BaseReranker(Reranker):
         ModelError
             The model raised, or answered with NaN or a wrong number of scores.
         """
-        rows = arrow.ranked(candidates.rows, self.relevance(query, candidates))
+        return self.ranked(candidates.rows, self.relevance(query, candidates))
+
+    def ranked(self, rows: pa.Table, scores: pa.Array) -> pa.Table:
+        """Return the rows whose scores reach `min_score`, best first."""
+        rows = arrow.ranked(rows, scores)
         return rows if self.min_score is None else arrow.at_least(rows, self.min_score)
 
     def relevance(self, query: object, candidates: arrow.Candidates) -> pa.Array:

@@ -97,7 +97,7 @@ class CrossEncoderReranker(BaseReranker):
         """Return a text that is the same as long as the scores are; None with an activation of the caller's."""
         if self.activation is not None:
             return None
-        probes = [round(float(score), 2) for query in PROBES for score in self._predict_locked(query, list(PROBES))]
+        probes = [round(score, 2) for score in self.probe()]
         settings = [
             self.column,
             self.max_length,
@@ -105,6 +105,11 @@ class CrossEncoderReranker(BaseReranker):
             self.model_kwargs,
         ]
         return f"{self} of {models.resolve_model(self.model_name)} with {settings}: {probes}"
+
+    def probe(self) -> list[float]:
+        """Return the logits of fixed pairs of texts: after an activation many models look alike."""
+        with self._lock:
+            return [float(logit) for query in PROBES for logit in self._predict(query, list(PROBES), _unchanged)]
 
     @cached_property
     def model(self) -> Any:
@@ -139,16 +144,13 @@ class CrossEncoderReranker(BaseReranker):
 
     def score_texts(self, query: str, texts: list[str]) -> Scores:
         """Return the model's score for each text, after its activation."""
-        return self._predict_locked(query, texts)
-
-    def _predict_locked(self, query: str, texts: list[str]) -> FloatArray:
         with self._lock:
-            return self._predict(query, texts)
+            return self._predict(query, texts, self._activation)
 
-    def _predict(self, query: str, texts: list[str]) -> FloatArray:
+    def _predict(self, query: str, texts: list[str], activation: Callable[[Any], Any]) -> FloatArray:
         import torch
 
-        model, activation = self.model.eval(), self._activation
+        model = self.model.eval()
         encoded = model.tokenizer([query] * len(texts), texts, truncation=True)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         scores = np.empty(len(texts), np.float32)
@@ -161,6 +163,10 @@ class CrossEncoderReranker(BaseReranker):
 
         models.forward_batches(forward, lengths, self.device, self.token_budget, self.batch_size)
         return scores
+
+
+def _unchanged(logits: Any) -> Any:
+    return logits
 
 
 def _logits(model: Any, features: Any) -> Any:

@@ -24,6 +24,7 @@ from lance_rerank.multivector.explanation import (
     pooled_names,
     query_names,
 )
+from lance_rerank.multivector.fingerprint import PROBES
 from lance_rerank.multivector.maxsim import Ragged, maxsim
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
@@ -117,6 +118,11 @@ class LateInteractionReranker(BaseReranker):
         """Return a text that is the same as long as the scores are; None for an encoder without a fingerprint."""
         model = self.encoder.fingerprint
         return model and f"LateInteractionReranker({model}, {self.vectors!r}, {self.column!r}, {self.missing!r})"
+
+    def probe(self) -> list[float]:
+        """Return MaxSim of fixed pairs of texts."""
+        documents = self._recipe(None).stored(self.encoder, _encoded(self.encoder, list(PROBES)))
+        return [float(score) for query in PROBES for score in maxsim(self._query_vectors(query), documents)]
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class _Candidates(lance.HybridSeams):
         if self.normalize == "rank":
             legs = [lance.by_rank(vector_results, arrow.DISTANCE), lance.by_rank(fts_results, arrow.SCORE)]
             candidates = arrow.union(legs)
-        ranked = arrow.ranked(rows, reranker.relevance(query, candidates))
+        ranked = reranker.ranked(rows, reranker.relevance(query, candidates))
         if reranker.return_score != "all":
             ranked = arrow.without(ranked, [arrow.DISTANCE, arrow.SCORE])
         return ranked.slice(page.start, page.stop - page.start)

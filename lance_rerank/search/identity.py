@@ -16,7 +16,7 @@ from lance_rerank.rerankers.base import BaseReranker
 # not the name, and not what is selected: neither changes an answer
 _RECIPE = (
     *("query_type", "candidates", "where", "id_column", "vector_columns", "nprobes", "refine_factor", "fts_columns"),
-    "vectors",
+    *("vectors", "exact"),
 )
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import pyarrow as pa
 import tantivy
 from lancedb.rerankers import Reranker
@@ -17,6 +18,7 @@ from lancedb.table import Table
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
 from lance_rerank.lexical.index import Freshness
+from lance_rerank.multivector.fingerprint import PROBES, projected
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
 from lance_rerank.search import identity
@@ -58,6 +60,9 @@ class Retriever:
     nprobes, refine_factor : int, optional
         For an approximate vector index, as in LanceDB: how many partitions to search, and how many times `candidates`
         rows to score again by their full vectors. An ``IVF_PQ`` index loses much without the second.
+    exact : bool, default False
+        Compare the query with the vector of every row, past any index, by the distance that the index was made for:
+        what an approximate index is measured by.
     fts_columns : str or list of str, optional
         The full-text columns to search; by default all that are indexed. Not for `lexical`.
     lexical : TantivyIndex, optional
@@ -99,6 +104,7 @@ class Retriever:
         vectors: str = "colbert",
         nprobes: int | None = None,
         refine_factor: int | None = None,
+        exact: bool = False,
         fts_columns: str | list[str] | None = None,
         lexical: LexicalIndex | None = None,
         freshness: Freshness = "warn",
@@ -109,9 +115,7 @@ class Retriever:
     ) -> None:
         if query_type not in get_args(QueryType):
             raise ArgumentError(f"query_type must be one of {', '.join(get_args(QueryType))}, got {query_type!r}")
-        for setting, number in (("candidates", candidates), ("nprobes", nprobes), ("refine_factor", refine_factor)):
-            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-                raise ArgumentError(f"{setting} must be at least 1, got {number!r}")
+        _check_search(candidates, nprobes, refine_factor, exact)
         self.table = lance.require_sync_table(table, "Retriever")
         self._lexical = lexical_leg(lexical, fts_columns=fts_columns, freshness=freshness, syntax=syntax, fuzzy=fuzzy)
         if self._lexical is not None:
@@ -125,6 +129,7 @@ class Retriever:
         self.encoder = encoder
         self.nprobes = nprobes
         self.refine_factor = refine_factor
+        self.exact = exact
         self.vectors = vectors if query_type == "multivector" else None
         self.fts_columns = fts_columns
         self.select = (select,) if isinstance(select, str) else tuple(select)
@@ -141,6 +146,7 @@ class Retriever:
             self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
         self._given_name = name
         self.reranker = reranker
+        self._checked: Reranker | None = None
         lance.require_same_table(reranker, self.table)
 
     @property
@@ -148,7 +154,8 @@ class Retriever:
         """The name given, or the recipe in words."""
         reranker = "" if self.reranker is None else f" + {self.reranker}"
         tantivy_leg = "" if self._lexical is None else " by Tantivy"
-        return self._given_name or f"{self.query_type}@{self.candidates}{tantivy_leg}{reranker}"
+        exact = " exact" if self.exact else ""
+        return self._given_name or f"{self.query_type}@{self.candidates}{exact}{tantivy_leg}{reranker}"
 
     def __repr__(self) -> str:
         return f"Retriever({self.table.name!r}: {self.name})"
@@ -161,6 +168,32 @@ class Retriever:
         other._given_name = name
         return other
 
+    def adjusted(
+        self,
+        *,
+        candidates: int | None = None,
+        nprobes: int | None = None,
+        refine_factor: int | None = None,
+        exact: bool | None = None,
+        name: str | None = None,
+    ) -> Retriever:
+        """Return the same recipe with other search settings; those left out stay as they are.
+
+        Raises
+        ------
+        ArgumentError
+            A setting is no number of at least 1, or `exact` neither True nor False.
+        """
+        wanted = {"candidates": candidates, "nprobes": nprobes, "refine_factor": refine_factor, "exact": exact}
+        settings: dict[str, Any] = {key: getattr(self, key) for key in wanted}
+        settings |= {key: value for key, value in wanted.items() if value is not None}
+        _check_search(**settings)
+        other = copy.copy(self)
+        for key, value in settings.items():
+            setattr(other, key, value)
+        other._given_name = name
+        return other
+
     def cache_key(self) -> str | None:
         """Return a text that is the same, in any process, exactly as long as the answers are; None if unknown.
 
@@ -169,6 +202,11 @@ class Retriever:
         if type(self) is not Retriever:
             return None  # what a subclass does besides is not known here
         return identity.cache_key(self)
+
+    def probe(self) -> list[float]:
+        """Return what the models that embed queries make of a few texts: the same numbers for the same models."""
+        vectors = [vector for text in PROBES for vector in self._query_vectors(text, None).values()]
+        return [float(number) for vector in vectors for number in projected(np.atleast_2d(vector))]
 
     def retrieve(self, query: str | tantivy.Query, k: int = 10) -> list[Hit]:
         """Return the best k rows for a query, at most as many as there are candidates.
@@ -207,6 +245,7 @@ class Retriever:
         self._require_searchable(query)
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ArgumentError(f"k must be at least 1, got {k!r}")
+        self._check_reranker()
         watch = Stopwatch()
         with watch.stage("encode"):
             vectors = self._query_vectors(query, vector)
@@ -232,6 +271,11 @@ class Retriever:
                 f"a tantivy.Query has no words to embed, which query_type={self.query_type!r} needs. Search it with "
                 "query_type='fts', or with lance_rerank.hybrid(..., vector=...)"
             )
+
+    def _check_reranker(self) -> None:
+        if self._checked is not self.reranker and isinstance(self.reranker, BaseReranker):
+            self.reranker.check(self)
+        self._checked = self.reranker
 
     # --- legs --------------------------------------------------------------------------------------------------
 
@@ -287,9 +331,20 @@ class Retriever:
     def _vector_leg(self, column: str, vector: FloatArray) -> pa.Table:
         if self._tokens is not None:
             return self._tokens.search(vector, self._vector_search)
-        return self._vector_search(self.table.search(vector, vector_column_name=column, query_type="vector"))
+        search = self.table.search(vector, vector_column_name=column, query_type="vector")
+        if self.exact and (distance := self._index_distance(column)) is not None:
+            search = search.distance_type(distance)  # without its index LanceDB would take l2
+        return self._vector_search(search)
+
+    def _index_distance(self, column: str) -> str | None:
+        """Return the distance that a column's index was made for, None where it has none."""
+        names = [index.name for index in self.table.list_indices() if column in index.columns]
+        stats = self.table.index_stats(names[0]) if names else None
+        return None if stats is None else stats.distance_type
 
     def _vector_search(self, search: Any) -> pa.Table:
+        if self.exact:
+            search = search.bypass_vector_index()
         if self.nprobes is not None:
             search = search.nprobes(self.nprobes)
         if self.refine_factor is not None:
@@ -374,6 +429,15 @@ def _first_stage(query: str | None, candidates: arrow.Candidates) -> pa.Table:
         return arrow.ranked(candidates.rows, candidates.rows.column(arrow.SCORE).combine_chunks())
     distance = arrow.score_column(candidates.rows, arrow.DISTANCE)
     return arrow.ranked(candidates.rows, pa.array(-distance, from_pandas=True))
+
+
+def _check_search(candidates: int, nprobes: int | None, refine_factor: int | None, exact: bool) -> None:
+    for setting, number in (("candidates", candidates), ("nprobes", nprobes), ("refine_factor", refine_factor)):
+        unset = number is None and setting != "candidates"
+        if not unset and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ArgumentError(f"{setting} must be at least 1, got {number!r}")
+    if not isinstance(exact, bool):
+        raise ArgumentError(f"exact must be True or False, got {exact!r}")
 
 
 def _token_leg(

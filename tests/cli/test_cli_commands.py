@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 
-import lancedb
 import pytest
 from typer.testing import CliRunner
 
 from lance_rerank import __version__
 from lance_rerank.cli.app import app
-from lance_rerank.evaluation import EvaluationResult
-
-CORPUS = [
-    ("a", "Keys", "rotate the api keys of a user"),
-    ("b", "", "bake bread"),
-    ("c", "", "read a file and write [it] back"),
-    ("d", "", "the cat and the dog"),
-]
-QUERIES = [("q1", "rotate keys", "a"), ("q2", "bread", "b"), ("q3", "cat", "d")]
 
 
 def invoke(*arguments: object):
@@ -42,45 +32,9 @@ def refused(*arguments: object) -> str:
     return result.stderr
 
 
-@pytest.fixture(scope="module", autouse=True)
-def silent_models():
-    """What `quiet_libraries` does to a process that has not imported transformers yet."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
-
-
-@pytest.fixture(scope="module")
-def beir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("beir")
-    lines = [json.dumps({"_id": key, "title": title, "text": text}) for key, title, text in CORPUS]
-    (folder / "corpus.jsonl").write_text("\n".join(lines))
-    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": q, "text": text}) for q, text, _ in QUERIES))
-    (folder / "qrels").mkdir()
-    rows = "".join(f"{query}\t{document}\t1\n" for query, _, document in QUERIES)
-    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def db(tmp_path_factory, beir, tiny_encoder):
-    """The database of the indexed folder: table "docs" with token vectors, table "plain" with text alone."""
-    folder = tmp_path_factory.mktemp("db")
-    run("index", beir, "--db", folder, "--table", "docs", "--model", tiny_encoder, "--colbert")
-    lancedb.connect(folder).create_table("plain", [{"id": "a", "text": "keys", "vector": [0.0] * 32}])
-    return folder
-
-
 @pytest.fixture
-def docs(db):
-    return ("--db", db, "--table", "docs")
-
-
-@pytest.fixture
-def plain(db):
-    return ("--db", db, "--table", "plain")
+def docs(indexed):
+    return ("--db", indexed, "--table", "docs")
 
 
 # --- index -----------------------------------------------------------------------------------------------------
@@ -142,7 +96,7 @@ def test_index_stores_means_to_find_candidates_by(beir, tmp_path, tiny_encoder):
 
 
 @pytest.mark.parametrize("query_type", ["hybrid", "vector", "fts", "multivector"])
-@pytest.mark.parametrize("rerank", ["none", "rrf", "late-interaction"])
+@pytest.mark.parametrize("rerank", ["none", "rrf", "late-interaction", "late-interaction+blend"])
 def test_search_finds_the_row(docs, query_type, rerank):
     result = run("search", "bake bread", *docs, "--type", query_type, "--rerank", rerank, "--json")
     answer = json.loads(result.stdout)
@@ -198,6 +152,7 @@ def test_search_filters(docs):
         ("keys", ("--rerank", "magic"), "unknown reranker 'magic' in 'hybrid+magic': expected one of none, rrf"),
         ("keys", ("--rerank", "cross-encoder"), "names no model; write cross-encoder:MODEL"),
         ("keys", ("--rerank", "rrf:60"), "has a colon too many"),
+        ("keys", ("--rerank", "none+blend"), "'hybrid+none+blend': blend is for a reranker, and there is none"),
         ("keys", ("--rerank", "cross-encoder:./nothing"), "no model folder at './nothing'"),
         ("keys", ("--where", "title ="), "the filter --where 'title =' cannot be run: "),
         ("keys", ("--id-column", "key"), "has no column 'key'"),
@@ -212,57 +167,6 @@ def test_search_filters(docs):
 )
 def test_search_refuses_bad_input(docs, query, arguments, message):
     assert message in refused("search", query, *docs, *arguments)
-
-
-# --- evaluate --------------------------------------------------------------------------------------------------
-
-
-def test_evaluate_prints_a_table(docs, beir, tmp_path):
-    recipes = "vector, fts,hybrid+late-interaction,multivector"
-    output = tmp_path / "result.json"
-    result = run("evaluate", *docs, "--data", beir, "--retrievers", recipes, "--measures", "RR@10", "--output", output)
-    lines = result.stdout.splitlines()
-    assert lines[0].endswith("split test, 3 queries")
-    assert [line.split()[0] for line in lines[3:7]] == ["vector", "fts", "hybrid+late-interaction", "multivector"]
-    assert result.stderr == f"written to {output}\n"
-    stored = EvaluationResult.from_json(output)
-    assert stored.means["fts"]["RR@10"] == 1.0
-    assert stored.n_queries == 3
-
-
-def test_evaluate_compares_times_keeps_and_writes_runs(docs, beir, tmp_path):
-    arguments = ["evaluate", *docs, "--data", beir, "--retrievers", "vector,fts", "--measures", "RR@10"]
-    result = run(*arguments, "--cache", tmp_path / "cache", "--runs", tmp_path / "runs")
-    assert "fts against vector" in result.stdout or "vector" in result.stdout.split("* best")[1]
-    assert len(list((tmp_path / "runs").iterdir())) == 2
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert run(*arguments, "--cache", tmp_path / "cache").stdout.split()[:20] == result.stdout.split()[:20]
-    timed = run(*arguments, "--latency").stdout
-    assert "p95 ms" in timed
-    assert "queries a second at concurrency 1" in timed
-
-
-def test_evaluate_takes_some_queries_and_measures_with_commas(docs, beir):
-    measures = "P(rel=1,judged_only=True)@5,RR@10"
-    arguments = ("--limit", 2, "--retrievers", "fts", "--measures", measures, "--json")
-    result = EvaluationResult.from_json(run("evaluate", *docs, "--data", beir, *arguments).stdout)
-    assert list(result.runs["fts"]) == ["q1", "q2"]
-    assert len(result.measures) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--measures", "nDCG@ten"), "unknown measure 'nDCG@ten'"),
-        (("--measures", ","), "--measures names nothing"),
-        (("--retrievers", "vector,magic"), "unknown recipe 'magic'"),
-        (("--split", "dev"), "the splits there are: test"),
-        (("--data", "nowhere"), "no folder nowhere"),
-        (("--output", "/no/such/folder/file.json", "--retrievers", "fts"), "/no/such/folder/file.json"),
-    ],
-)
-def test_evaluate_refuses_bad_input(docs, beir, arguments, message):
-    assert message in refused("evaluate", *docs, "--data", beir, *arguments)
 
 
 # --- the command itself ----------------------------------------------------------------------------------------

@@ -38,6 +38,18 @@ class TestWeightedReranker(RerankerContract):
         return lr.WeightedReranker(**arguments)
 
 
+class Shortest(lr.BaseReranker):
+    def score_texts(self, query, texts):
+        return [-len(text) for text in texts]
+
+
+class TestBlendReranker(RerankerContract):
+    reads_text = False  # what it cannot read, the legs have ranked
+
+    def make_reranker(self, **arguments):
+        return lr.BlendReranker(Shortest(), **arguments)
+
+
 class TestCrossEncoderReranker(RerankerContract):
     @pytest.fixture(autouse=True)
     def _model(self, tiny_cross_encoder):

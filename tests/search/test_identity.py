@@ -49,6 +49,7 @@ def test_it_is_of_the_recipe_and_not_of_the_name(docs):
         key(docs, candidates=50),
         key(docs, where="lang = 'en'"),
         key(docs, nprobes=3),
+        key(docs, exact=True),
         key(docs, reranker=lr.RRFReranker(K=10)),
         key(docs, reranker=lr.RRFReranker(K=20)),
         key(docs, reranker=KnownTimes(1)),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lancedb.embeddings import EmbeddingFunctionConfig, TextEmbeddingFunction, get_registry, register
-from lancedb.index import FTS
+from lancedb.index import FTS, IvfFlat
 
 import lance_rerank as lr
 from lance_rerank.errors import (
@@ -118,6 +118,28 @@ class TestHybrid:
         trace = retriever(docs, candidates=30, reranker=reranker).trace(QUERY, k=3)
         assert reranker.n == len(trace.candidates) > 30
         assert len(trace.hits) == 3
+
+
+class TestExact:
+    @pytest.mark.parametrize("distance", ["l2", "cosine"])
+    def test_it_passes_an_index_by_and_measures_as_the_index_does(self, db, distance):
+        """One partition of sixteen has some of the nearest; by another distance others are the nearest."""
+        rng = np.random.default_rng(5)
+        vectors = (rng.standard_normal((600, 8)) * rng.uniform(0.5, 2, (600, 1))).astype(np.float32)
+        table = db.create_table("far", [{"id": i, "vector": vector} for i, vector in enumerate(vectors)])
+        table.create_index("vector", config=IvfFlat(distance_type=distance, num_partitions=16))
+        query = Letters().encode_queries([QUERY])[0]
+        lengths = np.linalg.norm(vectors, axis=1) if distance == "cosine" else 1
+        near = -vectors @ query / lengths if distance == "cosine" else ((vectors - query) ** 2).sum(axis=1)
+        expected = {str(i) for i in np.argsort(near)[:100]}
+        one = retriever(table, query_type="vector", nprobes=1)
+        assert set(doc_ids(one.retrieve(QUERY, k=100))) != expected
+        assert set(doc_ids(one.adjusted(exact=True).retrieve(QUERY, k=100))) == expected
+
+    def test_without_an_index_it_changes_nothing(self, docs):
+        for query_type in ("vector", "hybrid", "fts"):
+            plain = retriever(docs, query_type=query_type, candidates=30)
+            assert plain.adjusted(exact=True).retrieve(QUERY) == plain.retrieve(QUERY)
 
 
 class TestSeveralVectorColumns:
@@ -391,6 +413,25 @@ class TestRecipes:
         assert doc_ids(reranked.retrieve(QUERY)) != doc_ids(plain.retrieve(QUERY))
         assert reranked.with_reranker(None).retrieve(QUERY) == plain.retrieve(QUERY)
 
+    def test_with_other_settings_everything_else_is_kept(self, docs, encoder):
+        plain = retriever(
+            docs, encoder, candidates=30, nprobes=3, where="lang = 'en'", reranker=Shortest(), name="mine"
+        )
+        other = plain.adjusted(candidates=7, refine_factor=2, exact=True)
+        assert (other.candidates, other.nprobes, other.refine_factor, other.exact) == (7, 3, 2, True)
+        assert (other.where, other.reranker, other.encoder) == (plain.where, plain.reranker, encoder)
+        assert (plain.candidates, plain.refine_factor, plain.exact) == (30, None, False)
+        assert doc_ids(other.retrieve(QUERY)) != doc_ids(plain.retrieve(QUERY))
+        assert other.name == f"hybrid@7 exact + {plain.reranker}"
+        assert plain.adjusted(exact=False, name="other").name == "other"
+
+    @pytest.mark.parametrize(
+        ("setting", "value"), [("candidates", 0), ("nprobes", 1.5), ("refine_factor", True), ("exact", "no")]
+    )
+    def test_other_settings_are_checked(self, docs, setting, value):
+        with pytest.raises(ArgumentError, match=f"{setting} must be"):
+            retriever(docs).adjusted(**{setting: value})
+
     def test_names_are_given_or_the_recipe_in_words(self, docs):
         plain = retriever(docs, candidates=30)
         assert plain.name == "hybrid@30"
@@ -407,6 +448,8 @@ class TestErrors:
             ({"query_type": "sparse"}, ArgumentError, r"hybrid, vector, fts.*'sparse'"),
             ({"candidates": 0}, ArgumentError, "candidates must be at least 1"),
             ({"candidates": 2.5}, ArgumentError, "candidates must be at least 1"),
+            ({"candidates": None}, ArgumentError, "candidates must be at least 1"),
+            ({"exact": 1}, ArgumentError, "exact must be True or False, got 1"),
             ({"id_column": "key"}, ColumnError, r"no column 'key' \(columns: id, text, lang, vector\)"),
             ({"select": ["title"]}, ColumnError, "no column 'title'"),
         ],

@@ -1,0 +1,195 @@
+"""Searching again for a diagnosis: without the reranker, deeper, past the index, and by other legs.
+
+This is done apart from the evaluation, so that it costs nothing where nobody asks why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from lance_rerank.evaluation.diagnosis.documents import rows_there
+from lance_rerank.evaluation.diagnosis.evidence import Evidence, Missed, Seen, Tuning, relevant
+from lance_rerank.evaluation.diagnosis.legs import Memory, kinds_of, leg_ranks, of_kind, other_legs
+from lance_rerank.evaluation.searching import Progress
+
+if TYPE_CHECKING:  # at run time this would import torch and LanceDB
+    from lance_rerank.search.retriever import Retriever
+
+DEEPER = 5  # times as many candidates
+ENOUGH = 0.8  # of what the approximate index lost, to call a setting good
+# How many times as many partitions to search, and the refine factor (None: as now), the cheapest first.
+LADDER = ((1, 5), (2, None), (2, 5), (5, 5), (10, 10), (50, 20))
+LADDER_QUERIES = 50
+_NPROBES = 20  # LanceDB's own number where none is set
+_FUSIONS = frozenset({"RRFReranker", "MRRReranker", "LinearCombinationReranker", "WeightedReranker"})  # LanceDB's too
+
+
+def gather(
+    name: str,
+    retriever: Retriever,
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Mapping[str, int]],
+    *,
+    rivals: Iterable[Retriever] = (),
+    memory: Memory | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Return what tracing a retriever tells; a query that raises is told in `Evidence.failures`.
+
+    Parameters
+    ----------
+    name : str
+        What the retriever is called.
+    retriever : Retriever
+        Asked each query once, and once more without its reranker; deeper where relevant documents are missing.
+    queries, qrels : Mapping
+        Texts, and grades by document id; by query id.
+    rivals : iterable of Retriever
+        Whose legs are tried where the retriever lacks one.
+    memory : Memory, optional
+        Shared by several retrievers, so that each query is encoded once for all that have the same encoder.
+    progress : callable, optional
+        Called as ``progress(name, done, total)``; the total grows by the queries that are searched deeper.
+    """
+    search = _Searches(retriever, rivals, Memory() if memory is None else memory)
+    seen: dict[str, Seen] = {}
+    failures: dict[str, str] = {}
+    for done, (query_id, text) in enumerate(queries.items(), 1):
+        try:
+            seen[query_id] = search.seen(text)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is reported)
+            failures[query_id] = f"{type(error).__name__}: {error}"
+        if progress is not None:
+            progress(name, done, len(queries))
+    lacking = {
+        query_id: [doc_id for doc_id in relevant(qrels[query_id]) if doc_id not in one.first]
+        for query_id, one in seen.items()
+    }
+    there = rows_there(retriever, lacking)
+    again = [query_id for query_id, docs in there.items() if any(one.passes for one in docs.values())]
+    for done, query_id in enumerate(again, len(queries) + 1):
+        there[query_id] = search.deeper(queries[query_id], there[query_id])
+        if progress is not None:
+            progress(name, done, len(queries) + len(again))
+    missed = {(query_id, doc_id): one for query_id, docs in there.items() for doc_id, one in docs.items()}
+    return search.evidence(name, seen, failures, missed, search.tuning(missed, queries))
+
+
+class _Searches:
+    """A retriever taken apart: as it is, its first stage, and that with other settings."""
+
+    def __init__(self, retriever: Retriever, rivals: Iterable[Retriever], memory: Memory) -> None:
+        self.whole = memory.given_to(retriever)
+        self.bare = self.whole.with_reranker(None)
+        self.reranked = not _fuses(retriever.reranker)
+        self.first = self.bare if self.reranked else self.whole
+        # an exact search of token vectors reads them all, which takes seconds a query
+        by_tokens = retriever.vectors in retriever.vector_columns
+        indexed = _indexed(retriever)
+        untold = "what the index of token vectors loses: a search past it takes too long"
+        self.notes = (untold,) if indexed and by_tokens else ()
+        exact = True if indexed and not by_tokens else None
+        self.exact = self.bare.adjusted(exact=True) if exact and not retriever.exact else None
+        self.far = self.bare.adjusted(candidates=DEEPER * retriever.candidates, exact=exact)
+        self.others = {kind: memory.given_to(leg) for kind, leg in other_legs(self.bare, rivals).items()}
+        self.kinds = kinds_of(retriever)
+
+    def seen(self, text: str) -> Seen:
+        """Return what one query found."""
+        final = self.whole.trace(text, 1)
+        first = final if self.first is self.whole else self.first.trace(text, 1)
+        scores: dict[str, float | None] = {}
+        for candidate in final.candidates:
+            scores.setdefault(candidate.doc_id, candidate.score)
+        legs = leg_ranks(first)
+        return Seen(scores, {doc_id: rank for rank, doc_id in enumerate(legs, 1)}, legs)
+
+    def deeper(self, text: str, docs: Mapping[str, Missed]) -> dict[str, Missed]:
+        """Return where documents that the pool lacks could be found."""
+        exact = leg_ranks(self.exact.trace(text, 1)) if self.exact is not None else {}
+        far = leg_ranks(self.far.trace(text, 1))
+        others = {kind: _found_by(leg, kind, text) for kind, leg in self.others.items()}
+        return {
+            doc_id: Missed(
+                one.in_table,
+                one.passes,
+                exact=doc_id in exact,
+                deeper=min(far[doc_id].values()) if doc_id in far else None,
+                others=tuple(kind for kind, found in others.items() if doc_id in found),
+            )
+            for doc_id, one in docs.items()
+        }
+
+    def tuning(self, missed: Mapping[tuple[str, str], Missed], queries: Mapping[str, str]) -> Tuning | None:
+        """Return the first settings on the ladder that win back enough of what the index lost, else the best."""
+        lost: dict[str, list[str]] = {}
+        for (query_id, doc_id), one in missed.items():
+            if one.exact and (query_id in lost or len(lost) < LADDER_QUERIES):
+                lost.setdefault(query_id, []).append(doc_id)
+        best = Tuning(None, None, 0, sum(map(len, lost.values())))
+        for nprobes, refine_factor in self._steps() if lost else ():
+            step = self.bare.adjusted(nprobes=nprobes, refine_factor=refine_factor)
+            pools = {query_id: leg_ranks(step.trace(queries[query_id], 1)) for query_id in lost}
+            won = sum(doc_id in pools[query_id] for query_id, docs in lost.items() for doc_id in docs)
+            if won > best.won:
+                best = Tuning(nprobes, refine_factor, won, best.of)
+            if won >= ENOUGH * best.of:
+                break
+        return best if best.won else None
+
+    def _steps(self) -> list[tuple[int | None, int | None]]:
+        now = (self.bare.nprobes, self.bare.refine_factor)
+        steps = [
+            (
+                now[0] if times == 1 else times * (now[0] or _NPROBES),
+                now[1] if factor is None else max(factor, now[1] or 1),
+            )
+            for times, factor in LADDER
+        ]
+        return [step for step in dict.fromkeys(steps) if step != now]
+
+    def evidence(
+        self,
+        name: str,
+        seen: dict[str, Seen],
+        failures: dict[str, str],
+        missed: dict[tuple[str, str], Missed],
+        tuning: Tuning | None,
+    ) -> Evidence:
+        """Return all of it."""
+        return Evidence(
+            name,
+            seen,
+            failures,
+            missed,
+            reranked=self.reranked,
+            blended=hasattr(self.whole.reranker, "inner"),  # as rerankers that wrap another have it
+            kinds=self.kinds,
+            candidates=self.bare.candidates,
+            deepest=self.far.candidates,
+            by_rank=self.bare.query_type != "multivector",
+            other_legs=tuple(self.others),
+            tuning=tuning,
+            notes=self.notes,
+        )
+
+
+def _found_by(leg: Retriever, kind: str, text: str) -> set[str]:
+    """Return what a leg that is only tried finds; one that fails finds nothing."""
+    try:
+        return of_kind(leg_ranks(leg.trace(text, 1)), kind)
+    except Exception:  # noqa: BLE001 (it is not the retriever that is diagnosed)
+        return set()
+
+
+def _fuses(reranker: object) -> bool:
+    """Tell whether nothing but ranks and scores of the legs decides the order, which is then the first stage's."""
+    keeps_all = getattr(reranker, "min_score", None) is None
+    return reranker is None or (keeps_all and type(reranker).__name__ in _FUSIONS)
+
+
+def _indexed(retriever: Retriever) -> bool:
+    from lance_rerank import lance
+
+    return any(lance.has_index(retriever.table, column) for column in retriever.vector_columns)
