@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lance_rerank.evaluation.significance import Comparison, Comparisons
     from lance_rerank.evaluation.thresholds import Thresholds
     from lance_rerank.jobs import IndexResult, index_documents
+    from lance_rerank.lance import connect, patch, unpatch
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.rerankers import (
@@ -63,6 +64,7 @@ _HOMES = {
     ),
     "lance_rerank.search": ("hybrid", "hybrid_async", "Retriever", "Trace"),
     "lance_rerank.multivector": ("ColBERTEncoder",),
+    "lance_rerank.lance": ("connect", "patch", "unpatch"),
     "lance_rerank.lexical": ("TantivyIndex", "SyncResult", "IndexStatus", "synonyms"),
     "lance_rerank.encoder": ("SentenceEncoder",),
     "lance_rerank.columns": (
@@ -109,6 +111,10 @@ __all__ = [
     "hybrid_async",
     "Retriever",
     "Trace",
+    # handles that follow a swap of models
+    "connect",
+    "patch",
+    "unpatch",
     # the Tantivy leg
     "TantivyIndex",
     "SyncResult",

@@ -64,7 +64,7 @@ class SentenceEncoder:
     def dim(self) -> int:
         """Numbers in a vector."""
         with self._lock:
-            return models.embedding_dim(self._model)
+            return models.embedding_dim(self.model)
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors as float32 ``(n_texts, dim)``."""
@@ -80,13 +80,14 @@ class SentenceEncoder:
         if not texts:
             return np.empty((0, self.dim), np.float32)
         with self._lock:
-            encode = getattr(self._model, method)
+            encode = getattr(self.model, method)
             vectors = encode(list(texts), batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False)
         unit: FloatArray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
         return unit
 
     @cached_property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The loaded ``sentence_transformers.SentenceTransformer``."""
         from sentence_transformers import SentenceTransformer
 
         device = self.device or models.default_device()

@@ -183,7 +183,7 @@ def hybrid(
     if numbers is not None:
         builder.vector(numbers)
     elif isinstance(query, str) and query.strip():
-        builder.vector(lance.embed_query(table.embedding_functions, column, query))
+        builder.embed(query)
     return builder
 
 

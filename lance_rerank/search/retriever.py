@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from lance_rerank.stages import Stopwatch
 from lance_rerank.types import Encoder, FloatArray, Hit, TokenEncoder
 
 QueryType = Literal["hybrid", "vector", "fts", "multivector"]
+QueryVector: TypeAlias = "FloatArray | lance.EmbeddedQuery"  # the latter where the table says which model embeds
 
 
 class Retriever:
@@ -146,7 +147,7 @@ class Retriever:
             self.vector_columns = () if query_type == "fts" else _named_vector_columns(schema, vector_columns)
         self._given_name = name
         self.reranker = reranker
-        self._checked: Reranker | None = None
+        self._checked: tuple[Reranker | None, tuple[str, ...]] = (None, ())
         lance.require_same_table(reranker, self.table)
 
     @property
@@ -205,7 +206,8 @@ class Retriever:
 
     def probe(self) -> list[float]:
         """Return what the models that embed queries make of a few texts: the same numbers for the same models."""
-        vectors = [vector for text in PROBES for vector in self._query_vectors(text, None).values()]
+        queries = [query for text in PROBES for query in self._query_vectors(text, None).values()]
+        vectors = [query.vector if isinstance(query, lance.EmbeddedQuery) else query for query in queries]
         return [float(number) for vector in vectors for number in projected(np.atleast_2d(vector))]
 
     def retrieve(self, query: str | tantivy.Query, k: int = 10) -> list[Hit]:
@@ -245,7 +247,6 @@ class Retriever:
         self._require_searchable(query)
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ArgumentError(f"k must be at least 1, got {k!r}")
-        self._check_reranker()
         watch = Stopwatch()
         with watch.stage("encode"):
             vectors = self._query_vectors(query, vector)
@@ -254,6 +255,7 @@ class Retriever:
             legs = self._search(query, vectors, watch)
             candidates = arrow.union(list(legs.values()))
             rows.append(candidates.n_rows)
+        self._check_reranker(vectors)
         with watch.stage("rerank") as rows:
             with words_needed(self.reranker, words, "search by a string, or rerank by something else"):
                 ranked = self._rerank(words, candidates, list(legs.values()))
@@ -272,10 +274,14 @@ class Retriever:
                 "query_type='fts', or with lance_rerank.hybrid(..., vector=...)"
             )
 
-    def _check_reranker(self) -> None:
-        if self._checked is not self.reranker and isinstance(self.reranker, BaseReranker):
+    def _check_reranker(self, searched: dict[str, QueryVector]) -> None:
+        """Let the reranker look at this retriever: before it first serves, and when a swap changed the table's model."""
+        models = tuple(query.model for query in searched.values() if isinstance(query, lance.EmbeddedQuery))
+        if self._checked == (self.reranker, models):
+            return
+        if isinstance(self.reranker, BaseReranker):
             self.reranker.check(self)
-        self._checked = self.reranker
+        self._checked = (self.reranker, models)
 
     # --- legs --------------------------------------------------------------------------------------------------
 
@@ -298,17 +304,16 @@ class Retriever:
             raise ModelError(f"{self.encoder} answered with {len(vectors)} vectors for {len(queries)} queries")
         return vectors
 
-    def _query_vectors(self, query: str | tantivy.Query, vector: FloatArray | None) -> dict[str, FloatArray]:
+    def _query_vectors(self, query: str | tantivy.Query, vector: FloatArray | None) -> dict[str, QueryVector]:
         if self.encoder is not None and vector is None and self.vector_columns:
             vector = self._encoded([query])[0]
-        functions = self.table.embedding_functions if vector is None and self.vector_columns else {}
         return {
-            column: lance.embed_query(functions, column, query) if vector is None else vector
+            column: lance.EmbeddedQuery(self.table, column, query) if vector is None else vector
             for column in self.vector_columns
         }
 
     def _search(
-        self, query: str | tantivy.Query, vectors: dict[str, FloatArray], watch: Stopwatch
+        self, query: str | tantivy.Query, vectors: dict[str, QueryVector], watch: Stopwatch
     ) -> dict[str, pa.Table]:
         legs: dict[str, Callable[[], pa.Table]] = {}
         for column, vector in vectors.items():
@@ -328,10 +333,13 @@ class Retriever:
             return {name: timed(name) for name in legs}
         return dict(zip(legs, self._pool.map(timed, legs), strict=True))
 
-    def _vector_leg(self, column: str, vector: FloatArray) -> pa.Table:
-        if self._tokens is not None:
+    def _vector_leg(self, column: str, vector: QueryVector) -> pa.Table:
+        if isinstance(vector, lance.EmbeddedQuery):
+            search: Any = vector.search()
+        elif self._tokens is not None:
             return self._tokens.search(vector, self._vector_search)
-        search = self.table.search(vector, vector_column_name=column, query_type="vector")
+        else:
+            search = self.table.search(vector, vector_column_name=column, query_type="vector")
         if self.exact and (distance := self._index_distance(column)) is not None:
             search = search.distance_type(distance)  # without its index LanceDB would take l2
         return self._vector_search(search)

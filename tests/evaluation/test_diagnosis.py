@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from lancedb.embeddings import EmbeddingFunctionConfig, TextEmbeddingFunction, get_registry, register
-from lancedb.index import FTS, IvfFlat
+from lancedb.index import FTS, IvfFlat, IvfPq
 
 import lance_rerank as lr
 from lance_rerank.encoder import SentenceEncoder
@@ -83,8 +83,10 @@ def vector(table, **arguments):
 
 
 def diagnose(retriever, data, measures=("nDCG@10",), **arguments):
+    """The diagnosis without the searches of an evaluation before it."""
     retrievers = retriever if isinstance(retriever, dict) else {"it": retriever}
-    return lr.evaluate(retrievers, data, list(measures), on_error="count").diagnose(**arguments)
+    result = lr.evaluate_runs({name: {} for name in retrievers}, data, measures)
+    return result.diagnose(retrievers=retrievers, **arguments)
 
 
 def causes(diagnosis, name="it"):
@@ -264,6 +266,20 @@ class TestApproximateIndex:
         assert diagnosis.numbers["it"].tuning is None
         assert "build the index anew" in diagnosis.advice["it"]
 
+    def test_what_is_found_and_put_too_low_by_short_codes(self, db):
+        """Sixteen codes say where 600 documents are: d0 ties with dozens, and is the last row of the table."""
+        table = make_line(db, 600, ids=lambda i: f"d{599 - i}", at=lambda i: float(599 - i))
+        table.create_index("vector", config=IvfPq(num_partitions=1, num_sub_vectors=2, num_bits=4))
+        data = judged({"d0": 1})
+        diagnosis = diagnose(vector(table, candidates=100), data)
+        assert diagnosis.numbers["it"].lost == {"approximate distances": QUERIES}
+        assert diagnosis.numbers["it"].tuning == Tuning(None, 5, QUERIES, QUERIES)
+        assert diagnosis.advice["it"] == "tune the index: refine_factor=5 wins back 8 of 8 that were tried"
+        refined = vector(table, candidates=100, refine_factor=5)
+        assert diagnose(refined, data).numbers["it"].lost == {}
+        reranked = vector(table, candidates=100, reranker=ByNumber(lambda i: -i))
+        assert diagnose(reranked, data).numbers["it"].lost == {"ordered too low": QUERIES}, "no matter of distances"
+
     def test_without_an_index_it_is_never_the_cause(self, line):
         diagnosis = diagnose(vector(line, candidates=5, nprobes=1), judged({"d6": 1}))
         assert diagnosis.numbers["it"].lost == {"too shallow": QUERIES}
@@ -387,7 +403,7 @@ class TestQueriesThatFail:
 
     def test_all_of_them(self, line):
         broken = lr.Retriever(line, query_type="vector", encoder=Line(fails=[NOTHING]))
-        diagnosis = diagnose(broken, judged({"d0": 1}))
+        diagnosis = lr.evaluate({"it": broken}, judged({"d0": 1}), ["nDCG@10"], on_error="count").diagnose()
         assert causes(diagnosis) == {"failed": QUERIES}
         assert diagnosis.advice["it"].startswith("find out why it fails")
         assert "no query was answered" in str(diagnosis)
@@ -531,7 +547,8 @@ class TestByTheRunAlone:
             def retrieve_many(self, queries, k):
                 return [[lr.Hit("d1", 1.0, 1), lr.Hit("d0", 0.5, 2)] for _ in queries]
 
-        diagnosis = diagnose({"any": Anything(), "ours": vector(line)}, judged({"d0": 1, "d1": 1, "d19": 1}))
+        data = judged({"d0": 1, "d1": 1, "d19": 1})
+        diagnosis = lr.evaluate({"any": Anything(), "ours": vector(line)}, data, ["nDCG@10"]).diagnose()
         assert diagnosis.numbers["any"].lost == {"not retrieved": QUERIES}
         assert diagnosis.advice["any"].startswith("more candidates: 8 documents are not in the run")
         assert diagnosis.numbers["ours"].lost == {"ordered too low": QUERIES}
@@ -660,6 +677,7 @@ class TestRules:
             ("find out why it fails", {"ceiling": 1.0, "reached": 0.98, "n_failed": 9}),
             ("judge more", {"n_relevant": 0, "best": 0.0, "ceiling": 0.0, "reached": 0.0}),
             ("tune the index", {**WEAK_POOL, "lost": {"approximate index": 40, "unreached": 5}}),
+            ("tune the index", {"ceiling": 1.0, "reached": 0.5, "lost": {"approximate distances": 4, "too low": 16}}),
             ("add the documents", {**WEAK_POOL, "lost": {"absent": 40, "unreached": 5}}),
             ("check the filter", {**WEAK_POOL, "lost": {"filtered": 40, "unreached": 5}}),
             ("add a leg", {**WEAK_POOL, "lost": {"unreached": 40}, "other_legs": {"fts": 30}}),

@@ -65,7 +65,9 @@ def diagnose(
         reading = Reading()
         if name in traced:
             rivals = [rival for other, rival in traced.items() if other != name]
-            evidence = gather(name, traced[name], queries, qrels, rivals=rivals, memory=memory, progress=progress)
+            evidence = gather(
+                name, traced[name], queries, qrels, depth, rivals=rivals, memory=memory, progress=progress
+            )
             reading = read(traced[name], evidence, queries, qrels, depth)
         else:
             _require_run(name, runs, queries)

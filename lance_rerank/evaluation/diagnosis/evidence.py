@@ -74,6 +74,8 @@ class Evidence:
         By query id: what was found, or the error in words; a query is in one of them.
     missed : dict of (str, str) to Missed
         By query id and document id: the relevant documents that are not in the pool. Empty for a run alone.
+    sunk : frozenset of (str, str)
+        The relevant documents of the pool that are not at the top, and would be by exact distances.
     traced : bool
         False for a run alone.
     scored : bool
@@ -99,6 +101,7 @@ class Evidence:
     seen: dict[str, Seen]
     failures: dict[str, str]
     missed: dict[tuple[str, str], Missed] = field(default_factory=dict)
+    sunk: frozenset[tuple[str, str]] = frozenset()
     traced: bool = True
     scored: bool = True
     reranked: bool = False

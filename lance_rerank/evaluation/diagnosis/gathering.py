@@ -6,6 +6,7 @@ This is done apart from the evaluation, so that it costs nothing where nobody as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lance_rerank.evaluation.diagnosis.documents import rows_there
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # at run time this would import torch and LanceDB
 DEEPER = 5  # times as many candidates
 ENOUGH = 0.8  # of what the approximate index lost, to call a setting good
 # How many times as many partitions to search, and the refine factor (None: as now), the cheapest first.
-LADDER = ((1, 5), (2, None), (2, 5), (5, 5), (10, 10), (50, 20))
+LADDER = ((1, 5), (2, None), (2, 5), (1, 20), (5, 5), (5, 20), (20, 20), (50, 20))
 LADDER_QUERIES = 50
 _NPROBES = 20  # LanceDB's own number where none is set
 _FUSIONS = frozenset({"RRFReranker", "MRRReranker", "LinearCombinationReranker", "WeightedReranker"})  # LanceDB's too
@@ -30,6 +31,7 @@ def gather(
     retriever: Retriever,
     queries: Mapping[str, str],
     qrels: Mapping[str, Mapping[str, int]],
+    depth: int,
     *,
     rivals: Iterable[Retriever] = (),
     memory: Memory | None = None,
@@ -42,17 +44,57 @@ def gather(
     name : str
         What the retriever is called.
     retriever : Retriever
-        Asked each query once, and once more without its reranker; deeper where relevant documents are missing.
+        Asked each query once, and once more without its reranker; again where relevant documents are lost.
     queries, qrels : Mapping
         Texts, and grades by document id; by query id.
+    depth : int
+        How many documents are the top.
     rivals : iterable of Retriever
         Whose legs are tried where the retriever lacks one.
     memory : Memory, optional
         Shared by several retrievers, so that each query is encoded once for all that have the same encoder.
     progress : callable, optional
-        Called as ``progress(name, done, total)``; the total grows by the queries that are searched deeper.
+        Called as ``progress(name, done, total)``; the total grows by the queries that are searched again.
     """
     search = _Searches(retriever, rivals, Memory() if memory is None else memory)
+    seen, failures = _ask(name, search, queries, progress)
+    outside = {
+        query_id: [doc_id for doc_id in relevant(qrels[query_id]) if doc_id not in one.first]
+        for query_id, one in seen.items()
+    }
+    low = {query_id: search.low(one, qrels[query_id], depth) for query_id, one in seen.items()}
+    there = rows_there(retriever, outside)
+    again = [query_id for query_id in seen if low[query_id] or query_id in there]
+    missed: dict[tuple[str, str], Missed] = {}
+    sunk: set[tuple[str, str]] = set()
+    for done, query_id in enumerate(again, len(queries) + 1):
+        found, below = search.again(queries[query_id], there.get(query_id, {}), low[query_id], depth)
+        missed |= {(query_id, doc_id): one for doc_id, one in found.items()}
+        sunk |= {(query_id, doc_id) for doc_id in below}
+        if progress is not None:
+            progress(name, done, len(queries) + len(again))
+    return Evidence(
+        name,
+        seen,
+        failures,
+        missed,
+        frozenset(sunk),
+        reranked=search.reranked,
+        blended=hasattr(retriever.reranker, "inner"),  # as rerankers that wrap another have it
+        kinds=kinds_of(retriever),
+        candidates=retriever.candidates,
+        deepest=search.far.candidates,
+        by_rank=retriever.query_type != "multivector",
+        other_legs=tuple(search.others),
+        tuning=search.tuning(missed, sunk, queries, depth),
+        notes=search.notes,
+    )
+
+
+def _ask(
+    name: str, search: _Searches, queries: Mapping[str, str], progress: Progress | None
+) -> tuple[dict[str, Seen], dict[str, str]]:
+    """Return what each query found, and the errors in words; each query is in one of them."""
     seen: dict[str, Seen] = {}
     failures: dict[str, str] = {}
     for done, (query_id, text) in enumerate(queries.items(), 1):
@@ -62,18 +104,7 @@ def gather(
             failures[query_id] = f"{type(error).__name__}: {error}"
         if progress is not None:
             progress(name, done, len(queries))
-    lacking = {
-        query_id: [doc_id for doc_id in relevant(qrels[query_id]) if doc_id not in one.first]
-        for query_id, one in seen.items()
-    }
-    there = rows_there(retriever, lacking)
-    again = [query_id for query_id, docs in there.items() if any(one.passes for one in docs.values())]
-    for done, query_id in enumerate(again, len(queries) + 1):
-        there[query_id] = search.deeper(queries[query_id], there[query_id])
-        if progress is not None:
-            progress(name, done, len(queries) + len(again))
-    missed = {(query_id, doc_id): one for query_id, docs in there.items() for doc_id, one in docs.items()}
-    return search.evidence(name, seen, failures, missed, search.tuning(missed, queries))
+    return seen, failures
 
 
 class _Searches:
@@ -90,10 +121,9 @@ class _Searches:
         untold = "what the index of token vectors loses: a search past it takes too long"
         self.notes = (untold,) if indexed and by_tokens else ()
         exact = True if indexed and not by_tokens else None
-        self.exact = self.bare.adjusted(exact=True) if exact and not retriever.exact else None
+        self.exact = self.first.adjusted(exact=True) if exact and not retriever.exact else None
         self.far = self.bare.adjusted(candidates=DEEPER * retriever.candidates, exact=exact)
         self.others = {kind: memory.given_to(leg) for kind, leg in other_legs(self.bare, rivals).items()}
-        self.kinds = kinds_of(retriever)
 
     def seen(self, text: str) -> Seen:
         """Return what one query found."""
@@ -105,33 +135,65 @@ class _Searches:
         legs = leg_ranks(first)
         return Seen(scores, {doc_id: rank for rank, doc_id in enumerate(legs, 1)}, legs)
 
-    def deeper(self, text: str, docs: Mapping[str, Missed]) -> dict[str, Missed]:
-        """Return where documents that the pool lacks could be found."""
+    def low(self, seen: Seen, grades: Mapping[str, int], depth: int) -> list[str]:
+        """Return the relevant documents of the pool that the distances of an index may have put below the top."""
+        if self.exact is None or self.reranked:
+            return []
+        return [doc_id for doc_id in relevant(grades) if seen.first.get(doc_id, 0) > depth]
+
+    def again(
+        self, text: str, missing: Mapping[str, Missed], low: Iterable[str], depth: int
+    ) -> tuple[dict[str, Missed], list[str]]:
+        """Return where documents that the pool lacks could be found, and which low ones an exact search has at the top.
+
+        Parameters
+        ----------
+        text : str
+            The query.
+        missing : Mapping
+            What is known of the documents that the pool lacks.
+        low : iterable of str
+            Documents of the pool that are not at the top.
+        depth : int
+            How many documents are the top.
+        """
         exact = leg_ranks(self.exact.trace(text, 1)) if self.exact is not None else {}
+        below = [doc_id for doc_id in low if doc_id in list(exact)[:depth]]
+        if not any(one.passes for one in missing.values()):
+            return dict(missing), below
         far = leg_ranks(self.far.trace(text, 1))
         others = {kind: _found_by(leg, kind, text) for kind, leg in self.others.items()}
-        return {
-            doc_id: Missed(
-                one.in_table,
-                one.passes,
+        found = {
+            doc_id: replace(
+                one,
                 exact=doc_id in exact,
                 deeper=min(far[doc_id].values()) if doc_id in far else None,
-                others=tuple(kind for kind, found in others.items() if doc_id in found),
+                others=tuple(kind for kind, those in others.items() if doc_id in those),
             )
-            for doc_id, one in docs.items()
+            for doc_id, one in missing.items()
         }
+        return found, below
 
-    def tuning(self, missed: Mapping[tuple[str, str], Missed], queries: Mapping[str, str]) -> Tuning | None:
-        """Return the first settings on the ladder that win back enough of what the index lost, else the best."""
-        lost: dict[str, list[str]] = {}
-        for (query_id, doc_id), one in missed.items():
-            if one.exact and (query_id in lost or len(lost) < LADDER_QUERIES):
-                lost.setdefault(query_id, []).append(doc_id)
+    def tuning(
+        self,
+        missed: Mapping[tuple[str, str], Missed],
+        sunk: Iterable[tuple[str, str]],
+        queries: Mapping[str, str],
+        depth: int,
+    ) -> Tuning | None:
+        """Return the first settings on the ladder that win back enough of what the index lost, else the best.
+
+        A document that the pool lacks is won back into the pool, one of the pool to the top.
+        """
+        lost: dict[str, dict[str, int | None]] = {}
+        within = {pair: None for pair, one in missed.items() if one.exact} | dict.fromkeys(sunk, depth)
+        for (query_id, doc_id), ranks in within.items():
+            if query_id in lost or len(lost) < LADDER_QUERIES:
+                lost.setdefault(query_id, {})[doc_id] = ranks
         best = Tuning(None, None, 0, sum(map(len, lost.values())))
         for nprobes, refine_factor in self._steps() if lost else ():
-            step = self.bare.adjusted(nprobes=nprobes, refine_factor=refine_factor)
-            pools = {query_id: leg_ranks(step.trace(queries[query_id], 1)) for query_id in lost}
-            won = sum(doc_id in pools[query_id] for query_id, docs in lost.items() for doc_id in docs)
+            step = self.first.adjusted(nprobes=nprobes, refine_factor=refine_factor)
+            won = sum(_won(step, queries[query_id], docs) for query_id, docs in lost.items())
             if won > best.won:
                 best = Tuning(nprobes, refine_factor, won, best.of)
             if won >= ENOUGH * best.of:
@@ -149,30 +211,11 @@ class _Searches:
         ]
         return [step for step in dict.fromkeys(steps) if step != now]
 
-    def evidence(
-        self,
-        name: str,
-        seen: dict[str, Seen],
-        failures: dict[str, str],
-        missed: dict[tuple[str, str], Missed],
-        tuning: Tuning | None,
-    ) -> Evidence:
-        """Return all of it."""
-        return Evidence(
-            name,
-            seen,
-            failures,
-            missed,
-            reranked=self.reranked,
-            blended=hasattr(self.whole.reranker, "inner"),  # as rerankers that wrap another have it
-            kinds=self.kinds,
-            candidates=self.bare.candidates,
-            deepest=self.far.candidates,
-            by_rank=self.bare.query_type != "multivector",
-            other_legs=tuple(self.others),
-            tuning=tuning,
-            notes=self.notes,
-        )
+
+def _won(step: Retriever, text: str, docs: Mapping[str, int | None]) -> int:
+    """Return how many documents are within so many ranks."""
+    order = list(leg_ranks(step.trace(text, 1)))
+    return sum(doc_id in order[:ranks] for doc_id, ranks in docs.items())
 
 
 def _found_by(leg: Retriever, kind: str, text: str) -> set[str]:

@@ -27,6 +27,8 @@ class Place:
         Its rank in each leg that found it.
     missed : Missed or None
         Where it could be found, if it is not among the candidates of a retriever that was searched again.
+    sunk : bool
+        Whether it is among them, and would be at the top by exact distances.
     """
 
     query_id: str
@@ -35,6 +37,7 @@ class Place:
     first: int | None
     legs: Mapping[str, int]
     missed: Missed | None
+    sunk: bool
 
 
 def places(evidence: Evidence, qrels: Qrels) -> list[Place]:
@@ -50,6 +53,7 @@ def places(evidence: Evidence, qrels: Qrels) -> list[Place]:
                 seen.first.get(doc_id),
                 seen.legs.get(doc_id, {}),
                 evidence.missed.get((query_id, doc_id)),
+                (query_id, doc_id) in evidence.sunk,
             )
             for doc_id in relevant(qrels[query_id])
         ]
@@ -147,6 +151,11 @@ CAUSES = {
         lambda at, _: at.first is None,
         lambda _: "not in the run",
         lambda _: "retrieve deeper; pass the Retriever that made the run to see why",
+    ),
+    "approximate distances": Cause(
+        lambda at, _: at.sunk,
+        lambda n: f"in the top {n.depth} by exact distances, among the candidates by those of the index",
+        lambda n: f"tune the index: {tuned(n)}",
     ),
     "lost by the reranker": Cause(
         lambda at, depth: at.first is not None and at.first <= depth,

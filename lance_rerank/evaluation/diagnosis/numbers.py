@@ -145,6 +145,15 @@ class Numbers:
         """What the best order of the candidates gains over the first stage's."""
         return self.ceiling - (self.reached if self.first_stage is None else self.first_stage)
 
+    @property
+    def n_inside(self) -> int:
+        """Those of them that are."""
+        return self.n_lost - self.n_outside
+
+    def of_order(self, documents: int) -> float:
+        """Return the part of `order_loss` that so many of the lost documents inside the pool stand for."""
+        return self.order_loss * documents / self.n_inside if self.n_inside else 0.0
+
     def of_pool(self, documents: int) -> float:
         """Return the part of `pool_loss` that so many of the documents outside the pool stand for."""
         return self.pool_loss * documents / self.n_outside if self.n_outside else 0.0

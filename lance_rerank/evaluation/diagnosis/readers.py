@@ -65,7 +65,7 @@ def _reader(name: str, model: Any, source: TextSource | None, retriever: Retriev
     if isinstance(model, CrossEncoderReranker):
         return _pair_reader(name, source, model.model.tokenizer)
     if isinstance(model, SentenceEncoder):
-        return _sentence_reader(name, source, model._model)  # it has no public name
+        return _sentence_reader(name, source, model.model)
     if type(model).__name__ == "SentenceTransformerEmbeddings":  # LanceDB's
         return _sentence_reader(name, source, model.embedding_model)
     return Reader(name, source)

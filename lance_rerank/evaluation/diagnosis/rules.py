@@ -71,16 +71,33 @@ def verdict(n: Numbers) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing to do: how many points of the measure it is about, 0 where it would not help, and why."""
+    """One thing to do, and why.
+
+    Attributes
+    ----------
+    remedy : str
+        In a few words.
+    at_stake : callable
+        How much of the measure it is about; 0 where it would not help.
+    says : callable
+        Why.
+    mends : bool
+        Whether it mends what is broken; else it betters what is weak.
+    """
 
     remedy: str
     at_stake: Callable[[Numbers], float]
     says: Callable[[Numbers], str]
+    mends: bool = False
 
 
 def _outside(*causes: str) -> Callable[[Numbers], float]:
     """Return what tells the points that documents lost by these causes stand for."""
     return lambda n: n.of_pool(sum(n.lost.get(cause, 0) for cause in causes))
+
+
+def _lost_by_index(n: Numbers) -> float:
+    return _outside("approximate index")(n) + n.of_order(n.lost.get("approximate distances", 0))
 
 
 def _too_far(n: Numbers) -> float:
@@ -112,7 +129,7 @@ def _harmful(n: Numbers) -> float:
     return n.order_loss if n.reranked and not n.blended and (harm or more_lost) else 0.0
 
 
-# That with the most at stake is what to do, of several the first.
+# What is broken comes before what is weak, where it costs enough; then that with the most at stake; then the first.
 RULES = (
     Rule(
         "leave it",
@@ -123,15 +140,26 @@ RULES = (
         "find out why it fails",
         lambda n: n.failing * n.best if n.n_queries else inf,
         lambda n: f"{n.failing:.0%} of the queries raised an error",
+        mends=True,
     ),
     Rule(
         "judge more",
         lambda n: 0.0 if n.n_relevant else inf,
         lambda _: "no document is judged relevant for these queries, so that nothing can be told",
     ),
-    Rule("tune the index", _outside("approximate index"), tuned),
-    Rule("add the documents", _outside("absent"), lambda n: f"{n.lost['absent']:,} are not in the table by these ids"),
-    Rule("check the filter", _outside("filtered"), lambda n: f"it keeps {n.lost['filtered']:,} relevant documents out"),
+    Rule("tune the index", _lost_by_index, tuned, mends=True),
+    Rule(
+        "add the documents",
+        _outside("absent"),
+        lambda n: f"{n.lost['absent']:,} relevant ones are not in the table by these ids",
+        mends=True,
+    ),
+    Rule(
+        "check the filter",
+        _outside("filtered"),
+        lambda n: f"it keeps {n.lost['filtered']:,} relevant documents out",
+        mends=True,
+    ),
     Rule("add a leg", lambda n: n.of_pool(max(n.other_legs.values(), default=0)), another_leg),
     Rule(
         "more candidates",
@@ -195,9 +223,14 @@ RULES = (
 
 def advise(n: Numbers) -> str:
     """Return the one thing to do first, and why."""
-    rule = max(RULES, key=lambda rule: rule.at_stake(n))
+    rule = max(RULES, key=lambda rule: _priority(rule, n))
     few = " (one query)" if n.n_queries == 1 else f" (of {n.n_queries} queries only)"
     return f"{rule.remedy}: {rule.says(n)}{few if 0 < n.n_queries < FEWEST_QUERIES else ''}"
+
+
+def _priority(rule: Rule, n: Numbers) -> tuple[bool, bool, float]:
+    at_stake = rule.at_stake(n)
+    return at_stake == inf, rule.mends and at_stake >= n.enough, at_stake
 
 
 def points(difference: float) -> str:

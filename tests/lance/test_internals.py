@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from lance.commit import CommitConflictError
+from lance.dataset import Index
 from lance.file import LanceFileWriter
 from lance.fragment import DataFile
 from lancedb.arrow import AsyncRecordBatchReader
@@ -25,6 +26,7 @@ from lancedb.query import (
     BoostQuery,
     FullTextQuery,
     LanceHybridQueryBuilder,
+    LanceVectorQueryBuilder,
     MatchQuery,
     MultiMatchQuery,
     Occur,
@@ -37,7 +39,7 @@ from lance_rerank import lance as ours
 from lance_rerank.errors import ArgumentError, ColumnError, MissingIndexError, QueryError, UnsupportedError
 
 VECTOR = np.linspace(-1, 1, 8).astype(np.float32)
-MOVED = "LanceDB changed {}: adapt lance_rerank/lance.py and its pinned version together"
+MOVED = "LanceDB changed {}: adapt lance_rerank/lance/ and its pinned version together"
 
 
 def parameters(function):
@@ -439,3 +441,69 @@ class TestColumnFiles:
         ours.add_hidden_column(docs, "extra", pa.int32(), {})
         ours.add_hidden_column(stale, "extra", pa.int32(), {})
         assert "extra" in stale.schema.names
+
+
+class TestSchemas:
+    """What a schema is taken apart by."""
+
+    def test_come_apart_into_their_messages(self, docs):
+        rebuild, (metadata, *fields) = docs.to_lance().lance_schema.__reduce__()
+        assert isinstance(metadata, str)
+        assert all(isinstance(field, bytes) for field in fields)
+        again = rebuild(metadata, *fields)
+        assert [field.id() for field in again.fields()] == [
+            field.id() for field in docs.to_lance().lance_schema.fields()
+        ], MOVED.format("how a schema is pickled")
+
+    @pytest.mark.parametrize(
+        ("operation", "needed"),
+        [
+            (lance.LanceOperation.Project, {"schema", "preserves_nullability"}),
+            (
+                lance.LanceOperation.UpdateConfig,
+                {"table_metadata_updates", "schema_metadata_updates", "field_metadata_updates"},
+            ),
+            (lance.LanceOperation.UpdateMap, {"updates"}),
+            (lance.LanceOperation.CreateIndex, {"new_indices", "removed_indices"}),
+            (
+                Index,
+                {"uuid", "name", "fields", "dataset_version", "fragment_ids", "index_version", "created_at", "base_id"},
+            ),
+        ],
+    )
+    def test_commits_take_these_parameters(self, operation, needed):
+        assert needed <= set(inspect.signature(operation).parameters), MOVED.format(operation.__name__)
+
+
+class TestHandles:
+    """What handles that follow a change of model stand in for."""
+
+    @pytest.mark.parametrize(
+        ("method", "expected"),
+        [
+            (
+                LanceTable.search,
+                ["query", "vector_column_name", "query_type", "ordering_field_name", "fts_columns"],
+            ),
+            (LanceTable._execute_query, ["query", "batch_size", "timeout"]),
+            (LanceTable._wrap_branch_handle, ["async_table", "version"]),
+            (
+                LanceVectorQueryBuilder.__init__,
+                ["table", "query", "vector_column", "str_query", "fast_search"],
+            ),
+            (LanceHybridQueryBuilder._query_to_vector, ["table", "query", "vector_column_name"]),
+        ],
+    )
+    def test_have_these_methods(self, method, expected):
+        assert parameters(method) == expected, MOVED.format(f"the parameters of {method.__qualname__}")
+
+    def test_take_connections_with_these_parameters(self):
+        ours_takes = set(parameters(ours.connect))
+        assert ours_takes <= set(parameters(lancedb.connect)), MOVED.format("the parameters of connect")
+        assert set(parameters(lancedb.db.LanceDBConnection.__init__)) - {"_inner"} == ours_takes
+
+    def test_run_a_query_object_whose_vector_can_be_set(self, docs):
+        query = docs.search(VECTOR).limit(3).to_query_object()
+        query.vector = (-VECTOR).tolist()
+        found = docs._execute_query(query).read_all()
+        assert found["id"].to_pylist() == docs.search(-VECTOR).limit(3).to_arrow()["id"].to_pylist()
