@@ -44,7 +44,9 @@ def fit_blend(
     first stage; the legs weighed anew; the reranker, too. Where the reranker does
     not earn its place, the result does without it.
 
-    Scores are then calibrated to a probability of relevance, on queries that each fit did not see (Platt 1999).
+    Scores are then calibrated to a probability of relevance, on queries that each fit did not see (Platt 1999). They
+    hold for queries like those judged: if users will ask what the table has no answer to, judge such queries too, a
+    document or two of grade 0 each.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def fit_blend(
     return FittedBlendReranker(
         inner,
         model=lab.fit(),
-        fitted_for=fitted_for(inner, retriever, recorder.legs),
+        fitted_for=fitted_for(inner, retriever, recorder.legs, recorder.most),
         estimate=lab.estimate(),
     )
 
@@ -118,11 +120,16 @@ class _Recorder(WrappingReranker):
         super().__init__(inner, top_n=None, min_score=None, return_score="relevance")
         self.noted: list[tuple[arrow.Candidates, pa.Array]] = []
         self.legs: tuple[str, ...] = ()
+        self.most = 0
+
+    def __str__(self) -> str:
+        return str(self.inner)
 
     def score_candidates(self, query: str | None, candidates: arrow.Candidates) -> pa.Array:
         scores = self.inner.relevance(query, candidates)
         self.noted.append((candidates, scores))
         self.legs = candidates.kinds
+        self.most = max(self.most, int(candidates.ranks.max()))
         return scores
 
 

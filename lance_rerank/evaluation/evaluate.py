@@ -36,7 +36,8 @@ def evaluate(
     What is judged is the order of the hits, not their scores. A document that comes twice counts at its first rank
     and those below it move up, as where passages stand for their document. A query that gets no hits counts 0.
 
-    Each retriever is asked for as many hits as the largest cutoff, at least 10; for 1000 if a measure has no cutoff.
+    Each retriever is asked for as many hits as the largest cutoff, at least 10; for 1000 if a measure has no cutoff;
+    for more where documents come several times.
 
     Parameters
     ----------

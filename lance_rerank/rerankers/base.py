@@ -68,7 +68,7 @@ class BaseReranker(Reranker):
             raise ArgumentError(f"return_score must be 'relevance' or 'all', got {return_score!r}")
         if top_n is not None and (not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1):
             raise ArgumentError(f"top_n must be at least 1, or None to keep every row, got {top_n!r}")
-        if min_score is not None and (not isinstance(min_score, int | float) or math.isnan(min_score)):
+        if min_score is not None and (not _is_number(min_score) or not math.isfinite(min_score)):
             raise ArgumentError(f"min_score must be a number, or None to keep every row, got {min_score!r}")
         super().__init__(return_score)
         self.column = column
@@ -131,7 +131,8 @@ class BaseReranker(Reranker):
         """
         if type(self).score_texts is BaseReranker.score_texts:
             return None
-        return [float(score) for query in PROBES for score in self.score_texts(query, list(PROBES))]
+        scores = [score for query in PROBES for score in self.score_texts(query, list(PROBES))]
+        return [0.0 if score is None else float(score) for score in scores]
 
     def check(self, retriever: Any) -> None:
         """Raise where a `Retriever` is not one that this reranker can serve; it asks before its first search."""
@@ -280,6 +281,10 @@ class BaseReranker(Reranker):
                 f"{type(self).__name__} reads by row id, and this search returned none: LanceDB's async vector and "
                 "full-text queries leave them out. Add .with_row_id() to the query, or use Retriever.aretrieve."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def columns_read(reranker: object) -> tuple[str, ...]:

@@ -45,6 +45,22 @@ class Features:
         """How many legs searched."""
         return sum(name.startswith("leg") for name in self.candidates) // 2
 
+    @staticmethod
+    def is_term(name: str, n_legs: int) -> bool:
+        """Return whether there are values of this name in a search of so many legs."""
+        candidate, star, factor = name.partition("*")
+        sources = [*(f"leg{number}" for number in range(n_legs)), "reranker"]
+        known = {"fused", *(f"{source}_{what}" for source in sources for what in ("score", "rank"))}
+        return candidate in known and (not star or Features.is_factor(factor, n_legs))
+
+    @staticmethod
+    def is_factor(name: str, n_legs: int) -> bool:
+        """Return whether there is such a number of a query in a search of so many legs."""
+        legs = [f"leg{number}" for number in range(n_legs)]
+        known = {"kept", *(f"{source}_{what}" for source in [*legs, "reranker"] for what in ("margin", "top"))}
+        known |= {f"{leg}_agreement" for leg in legs} | ({"overlap"} if n_legs > 1 else set())
+        return name in known
+
     def term(self, name: str) -> Floats:
         """Return the values of a name as above, or of two of them multiplied: ``"reranker_score*leg0_agreement"``."""
         candidate, _, factor = name.partition("*")
@@ -61,8 +77,8 @@ def describe(candidates: arrow.Candidates, scores: pa.Array) -> Features:
     scores : pyarrow.Array
         ``(n_candidates,)``, null where the reranker could not tell.
     """
-    given = np.asarray(scores.to_numpy(zero_copy_only=False), np.float64)
-    order = _ranks(given)
+    said = np.asarray(scores.to_numpy(zero_copy_only=False), np.float64)
+    order, given = _ranks(said), _bounded(said)
     values: dict[str, Floats] = {"fused": sum(_reciprocal(ranks, FAR) for ranks in candidates.ranks) + np.zeros(1)}
     query: dict[str, float] = {}
     for number, (kind, ranks) in enumerate(zip(candidates.kinds, candidates.ranks, strict=True)):
@@ -93,6 +109,12 @@ def _add(values: dict[str, Floats], query: dict[str, float], name: str, scores: 
     spread = float(best.std()) if len(best) else 0.0
     query[f"{name}_top"] = float(best[0]) if len(best) else 0.0
     query[f"{name}_margin"] = min(float(best[0] - best[1]) / spread, _WIDEST_MARGIN) if spread > 0 else 0.0
+
+
+def _bounded(scores: Floats) -> Floats:
+    """Return the scores with infinite ones at the greatest and the least of the others."""
+    finite = scores[np.isfinite(scores)]
+    return np.clip(scores, finite.min(), finite.max()) if len(finite) else np.where(np.isnan(scores), np.nan, 0.0)
 
 
 def _standardised(scores: Floats) -> Floats:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,8 +72,10 @@ class FittedFor:
     ----------
     legs : tuple of str
         "vector" or "fts" each.
+    searches : tuple of str
+        What each searches, as `Retriever.legs` says it.
     candidates : int
-        Rows a leg.
+        Most rows that a leg found.
     embedder : tuple of float
         What the models that embed queries make of a few texts; empty where no leg is a vector leg.
     reranker : str
@@ -83,6 +85,7 @@ class FittedFor:
     """
 
     legs: tuple[str, ...]
+    searches: tuple[str, ...]
     candidates: int
     embedder: tuple[float, ...]
     reranker: str
@@ -127,7 +130,10 @@ class Estimate:
 class Served(Protocol):
     """The retriever that a reranker is about to serve."""
 
-    candidates: int
+    @property
+    def legs(self) -> tuple[str, ...]:
+        """What each leg searches."""
+        ...
 
     def probe(self) -> list[float]:
         """Return what the models that embed queries make of a few texts."""
@@ -137,9 +143,9 @@ class Served(Protocol):
 class FittedBlendReranker(WrappingReranker):
     """A reranker that weighs the legs of a search and another reranker as `lance_rerank.fit_blend` learned to.
 
-    Its scores are probabilities of relevance, so that ``min_score=0.5`` returns what is more likely relevant than not,
-    and possibly nothing. They are calibrated for `lance_rerank.hybrid` and `Retriever`, where legs come with their own
-    scores; LanceDB's own hybrid builder scales them first, which leaves the order as it is.
+    Its scores are probabilities of relevance, for queries like those it was fitted on, so that ``min_score=0.5``
+    returns what is more likely relevant than not, and possibly nothing. They are calibrated for `lance_rerank.hybrid`
+    and `Retriever`, where legs come with their own scores, and for as many candidates as it was fitted on.
 
     Where the judged queries gave no reason to believe the inner reranker, `model` does without it, and it is not run.
 
@@ -159,8 +165,8 @@ class FittedBlendReranker(WrappingReranker):
     Raises
     ------
     FittedForError
-        At once where the inner reranker is another; from a `Retriever` when its embedding model is another; on any
-        search whose legs are others.
+        At once where the inner reranker is another, if it is needed; from a `Retriever` when its embedding model or
+        what its legs search is another; on any search with another number or kind of legs.
     """
 
     def __init__(
@@ -178,6 +184,7 @@ class FittedBlendReranker(WrappingReranker):
         self.model = model
         self.fitted_for = fitted_for
         self.estimate = estimate
+        self._said = False
         if model.needs_reranker:
             self._require_same_reranker()
         else:
@@ -200,18 +207,15 @@ class FittedBlendReranker(WrappingReranker):
         """Raise `FittedForError` unless a retriever embeds its queries as the one that this was fitted for."""
         super().check(retriever)
         there = self.fitted_for
+        if there.searches != retriever.legs:
+            raise FittedForError(
+                f"{self} was fitted on the legs {', '.join(there.searches)}, and {retriever} searches "
+                f"{', '.join(retriever.legs)}. Search as it was fitted, or fit it again"
+            )
         if not close(there.embedder, retriever.probe()):
             raise FittedForError(
                 f"{self} was fitted for another embedding model than {retriever} searches with: what it learned of "
                 "that model's scores does not hold. Fit it again: lance_rerank.fit_blend(retriever, dataset)"
-            )
-        if there.candidates != retriever.candidates:
-            logger.warning(
-                "%s was fitted on %d candidates a leg, and %s fetches %d",
-                self,
-                there.candidates,
-                retriever,
-                retriever.candidates,
             )
 
     def score_candidates(self, query: str | None, candidates: arrow.Candidates) -> Scores:
@@ -221,7 +225,21 @@ class FittedBlendReranker(WrappingReranker):
                 f"{self} was fitted on the legs {' + '.join(self.fitted_for.legs)}, and this search has "
                 f"{' + '.join(candidates.kinds)}. Search as it was fitted, or fit it again"
             )
+        self._say_if_others(int(candidates.ranks.max()))
         return self.model.probabilities(self.features(query, candidates))
+
+    def _say_if_others(self, candidates: int) -> None:
+        """Warn, once, where a leg found far more or fewer rows than those that this was fitted on."""
+        fitted = self.fitted_for.candidates
+        if self._said or 0.8 <= candidates / fitted <= 1.25:
+            return
+        self._said = True
+        logger.warning(
+            "%s was fitted on %d candidates a leg, and this search has %d: its order holds, its probabilities may not",
+            self,
+            fitted,
+            candidates,
+        )
 
     def features(self, query: str | None, candidates: arrow.Candidates) -> Features:
         """Return what the legs, and the inner reranker if it is needed, say of the candidates."""
@@ -232,16 +250,25 @@ class FittedBlendReranker(WrappingReranker):
     # --- on disk -----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was learned to a file, as JSON; the models are not in it."""
+        """Write what was learned to a file, as JSON; the models are not in it.
+
+        Raises
+        ------
+        ArgumentError
+            The path is a folder, or in none that is there.
+        """
         content = {
             "format": _FORMAT,
             "model": asdict(self.model),
             "fitted_for": asdict(self.fitted_for),
             "estimate": None if self.estimate is None else asdict(self.estimate),
         }
-        beside = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
+        file = Path(path)
+        if file.is_dir() or not file.parent.is_dir():
+            raise ArgumentError(f"a blend is saved to a file, in a folder that is there; got {os.fspath(path)!r}")
+        beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
+        beside.replace(file)
 
     @classmethod
     def load(
@@ -289,12 +316,13 @@ class FittedBlendReranker(WrappingReranker):
         )
 
 
-def fitted_for(inner: BaseReranker, retriever: Served, legs: tuple[str, ...]) -> FittedFor:
-    """Return what a blend that is fitted now is fitted for."""
+def fitted_for(inner: BaseReranker, retriever: Served, legs: tuple[str, ...], candidates: int) -> FittedFor:
+    """Return what a blend that is fitted now, on so many candidates a leg, is fitted for."""
     scores = inner.probe()
     return FittedFor(
         legs=legs,
-        candidates=retriever.candidates,
+        searches=retriever.legs,
+        candidates=candidates,
         embedder=tuple(retriever.probe()),
         reranker=type(inner).__name__,
         scores=None if scores is None else tuple(scores),
@@ -312,22 +340,38 @@ def _read(path: str | os.PathLike[str]) -> tuple[BlendModel, FittedFor, Estimate
             f"{_FORMAT}. Fit it again: lance_rerank.fit_blend(retriever, dataset)"
         )
     try:
+        known = _fitted_for(content["fitted_for"])
         estimate = content["estimate"]
         return (
-            _model(content["model"]),
-            FittedFor(**{name: _tuples(value) for name, value in content["fitted_for"].items()}),
+            _model(content["model"], len(known.legs)),
+            known,
             None if estimate is None else Estimate(**(estimate | {"gains": _gains(estimate["gains"])})),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArgumentError(f"{os.fspath(path)!r} is a damaged blend: {error!r}. Fit it again") from error
 
 
-def _model(values: Mapping[str, Any]) -> BlendModel:
+def _model(values: Mapping[str, Any], n_legs: int) -> BlendModel:
     model = BlendModel(**values)
-    numbers = [model.slope, model.intercept, *model.weights.values(), *(model.offsets or {}).values()]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-        raise ValueError("a weight is no number")
+    offsets = model.offsets or {}
+    _require_numbers([model.slope, model.intercept, *model.weights.values(), *offsets.values()])
+    unknown = [name for name in model.weights if not Features.is_term(name, n_legs)]
+    unknown += [name for name in offsets if not Features.is_factor(name, n_legs)]
+    if unknown or not model.weights or model.slope <= 0:
+        raise ValueError(f"unknown terms {unknown}" if unknown else "no weights, or a slope that is not positive")
     return model
+
+
+def _fitted_for(values: Mapping[str, Any]) -> FittedFor:
+    known = FittedFor(**{name: _tuples(value) for name, value in values.items()})
+    _require_numbers([known.candidates, *known.embedder, *(known.scores or ())])
+    return known
+
+
+def _require_numbers(values: Sequence[Any]) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no number")
 
 
 def _gains(values: Mapping[str, Any]) -> dict[str, Any]:

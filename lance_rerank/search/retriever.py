@@ -204,6 +204,12 @@ class Retriever:
             return None  # what a subclass does besides is not known here
         return identity.cache_key(self)
 
+    @property
+    def legs(self) -> tuple[str, ...]:
+        """What each leg searches: vector columns by name, and which full-text index."""
+        full_text = "full text" if self._lexical is None else "full text by Tantivy"
+        return self.vector_columns + ((full_text,) if self.query_type in ("hybrid", "fts") else ())
+
     def probe(self) -> list[float]:
         """Return what the models that embed queries make of a few texts: the same numbers for the same models."""
         queries = [query for text in PROBES for query in self._query_vectors(text, None).values()]
@@ -275,7 +281,7 @@ class Retriever:
             )
 
     def _check_reranker(self, searched: dict[str, QueryVector]) -> None:
-        """Let the reranker look at this retriever: before it first serves, and when a swap changed the table's model."""
+        """Let the reranker look at this retriever, before it first serves and when a swap changed the table's model."""
         models = tuple(query.model for query in searched.values() if isinstance(query, lance.EmbeddedQuery))
         if self._checked == (self.reranker, models):
             return

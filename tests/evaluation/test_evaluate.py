@@ -449,6 +449,32 @@ class TestResult:
         assert result.retrievers == ("z", "a")
         assert (result.dataset, result.split, result.n_queries) == ("memory", "test", 1)
 
+    @pytest.mark.parametrize("latency", [False, True])
+    def test_where_documents_come_several_times_as_many_are_judged_as_the_measures_look_at(self, latency) -> None:
+        """Passages: each document has five rows in a row, the relevant one is the eighth document."""
+        data = Dataset.from_memory([Query("q1", "one")], [Qrel("q1", "d7", 1)])
+
+        class Passages:
+            def retrieve_many(self, queries, k):
+                return [[Hit(f"d{row // 5}", -float(row), row + 1) for row in range(min(k, 60))] for _ in queries]
+
+        alone = evaluate({"a": Passages()}, data, ["RR@10"], latency=latency)
+        assert alone.runs["a"]["q1"] == [f"d{number}" for number in range(10)]
+        deeper = evaluate({"a": Passages()}, data, ["RR@10", "R@30"], latency=latency)
+        assert alone.means["a"]["RR@10"] == deeper.means["a"]["RR@10"] == 1 / 8
+
+    def test_a_document_of_endless_rows_is_not_looked_past_for_ever(self) -> None:
+        asked = []
+
+        class Endless:
+            def retrieve_many(self, queries, k):
+                asked.append(k)
+                return [[Hit("d1", 1.0, rank) for rank in range(1, k + 1)] for _ in queries]
+
+        data = Dataset.from_memory([Query("q1", "one")], [Qrel("q1", "d1", 1)])
+        assert evaluate({"a": Endless()}, data, ["RR@10"]).runs == {"a": {"q1": ["d1"]}}
+        assert asked == [10, 40, 160, 640]
+
     def test_scores_queries_and_judgements_are_kept_but_not_the_retrievers(self) -> None:
         data = Dataset.from_memory([Query("q1", "one")], [Qrel("q1", "d2", 1)])
 

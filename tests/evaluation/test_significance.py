@@ -244,7 +244,8 @@ class TestFamilies:
 
     def test_the_pair_that_is_hardest_to_tell_apart_says_what_can_be_shown(self):
         text = str(Comparisons([compare("a", "b", "AP", [0.1, -0.1] * 20), compare("a", "c", "AP", [0.3, -0.3] * 20)]))
-        assert text.splitlines()[-1] == compare("a", "c", "AP", [0.3, -0.3] * 20).power
+        power = compare("a", "c", "AP", [0.3, -0.3] * 20).power
+        assert text.splitlines()[-1] == f"{power} between a and c, the pair hardest to tell apart"
 
     def test_a_single_retriever_has_none(self):
         family = evaluate_runs({"a": {"q": ["d"]}}, {"q": {"d": 1}}).comparisons()

@@ -295,7 +295,7 @@ class TestArguments:
         with pytest.raises(ArgumentError, match="top_n must be at least 1"):
             Longest(top_n=top_n)
 
-    @pytest.mark.parametrize("min_score", ["3", float("nan"), [1]])
+    @pytest.mark.parametrize("min_score", ["3", float("nan"), float("inf"), True, [1]])
     def test_min_score_is_a_number(self, min_score):
         with pytest.raises(ArgumentError, match="min_score must be a number"):
             Longest(min_score=min_score)

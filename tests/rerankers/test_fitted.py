@@ -63,7 +63,7 @@ def retriever(docs):
 
 def guard(retriever, model=LEARNED, inner=None, **arguments):
     inner = inner or Longest()
-    known = fitted_for(inner, retriever, ("vector", "fts"))
+    known = fitted_for(inner, retriever, ("vector", "fts"), 10)
     return lr.FittedBlendReranker(inner, model=model, fitted_for=known, estimate=ESTIMATE, **arguments)
 
 
@@ -156,9 +156,17 @@ class TestFeatures:
         reverse = describe(arrow.union(legs), pa.array([6.0, 7.0, 8.0, 9.0])).query
         assert reverse["leg0_agreement"] == pytest.approx(-1.0)
 
+    def test_infinite_scores_count_as_the_greatest_and_the_least_of_the_others(self):
+        leg = pa.table({"_rowid": pa.array([1, 2, 3, 4], pa.uint64()), "_distance": [0.1, 0.2, 0.3, 0.4]})
+        infinite = describe(arrow.union([leg]), pa.array([float("inf"), 2.0, 1.0, -float("inf")], pa.float32()))
+        finite = describe(arrow.union([leg]), pa.array([2.0, 2.0, 1.0, 1.0], pa.float32()))
+        np.testing.assert_allclose(infinite.candidates["reranker_score"], finite.candidates["reranker_score"])
+        assert infinite.candidates["reranker_rank"].tolist() == sorted(infinite.candidates["reranker_rank"])[::-1]
+        assert infinite.query["reranker_top"] == 2.0
+
     def test_one_candidate_and_equal_scores_make_no_nan(self):
         leg = pa.table({"_rowid": pa.array([1], pa.uint64()), "_distance": [0.5]})
-        for scores in ([1.0], [None]):
+        for scores in ([1.0], [None], [float("inf")]):
             features = describe(arrow.union([leg]), pa.array(scores, pa.float32()))
             assert all(np.isfinite(values).all() for values in features.candidates.values())
             assert all(np.isfinite(value) for value in features.query.values())
@@ -193,10 +201,35 @@ class TestWhatItWasFittedFor:
         with pytest.raises(FittedForError, match="has vector"):
             reranker.rerank_vector("q", pa.table({"text": ["a"], "_distance": [0.1]}))
 
-    def test_another_number_of_candidates_is_said(self, docs, retriever, caplog):
+    def test_another_number_of_candidates_is_said_once_on_every_way_to_search(self, docs, retriever, caplog):
+        reranker = guard(retriever)
+        with caplog.at_level(logging.WARNING):
+            retriever.with_reranker(reranker).retrieve("bake", 1)
+            assert not caplog.records
+            for _ in range(2):
+                lr.hybrid(docs, "bake", vector=[1.0] * 8).candidates(20).rerank(reranker).to_list()
+        [record] = caplog.records
+        assert "fitted on 10 candidates a leg, and this search has 20" in record.getMessage()
         with caplog.at_level(logging.WARNING):
             lr.Retriever(docs, encoder=Letters(), candidates=20, reranker=guard(retriever)).retrieve("bake", 1)
-        assert "fitted on 10 candidates a leg" in caplog.text
+        assert len(caplog.records) == 2
+
+    def test_legs_that_search_something_else_are_refused_by_the_retriever(self, docs, tmp_path):
+        docs.add_columns({"other": "vector"})
+        columns = ["vector", "other"]
+        two = lr.Retriever(docs, encoder=Letters(), candidates=10, vector_columns=columns)
+        known = fitted_for(Longest(), two, ("vector", "vector", "fts"), 10)
+        assert known.searches == ("vector", "other", "full text")
+        reranker = lr.FittedBlendReranker(Longest(), model=LEARNED, fitted_for=known)
+        assert two.with_reranker(reranker).retrieve("bake", 1)
+        turned = lr.Retriever(docs, encoder=Letters(), candidates=10, vector_columns=columns[::-1], reranker=reranker)
+        with pytest.raises(FittedForError, match=r"the legs vector, other, full text, and .* searches other, vector"):
+            turned.retrieve("bake", 1)
+        lexical = lr.TantivyIndex.open(tmp_path / "tantivy", table=docs, key="id", columns=["text"])
+        lexical.sync()
+        by_tantivy = lr.Retriever(docs, encoder=Letters(), vector_columns=columns, lexical=lexical, reranker=reranker)
+        with pytest.raises(FittedForError, match="full text by Tantivy"):
+            by_tantivy.retrieve("bake", 1)
 
     def test_a_blend_around_it_asks_it_too(self, docs, retriever):
         wrapped = lr.BlendReranker(guard(retriever))
@@ -208,17 +241,26 @@ class TestWhatItWasFittedFor:
             def score_rows(self, query, rows):
                 return [0.0] * rows.num_rows
 
-        known = fitted_for(ByRow(), retriever, ("vector", "fts"))
+        known = fitted_for(ByRow(), retriever, ("vector", "fts"), 10)
         assert known.scores is None
         assert lr.FittedBlendReranker(ByRow(), model=LEARNED, fitted_for=known)
 
 
 class TestProbes:
+    def test_a_reranker_that_cannot_score_a_probe_is_known_all_the_same(self, retriever):
+        class Picky(lr.BaseReranker):
+            def score_texts(self, query, texts):
+                return [None if "API" in text else float(len(text)) for text in texts]
+
+        known = fitted_for(Picky(), retriever, ("vector", "fts"), 10)
+        assert 0.0 in known.scores
+        assert lr.FittedBlendReranker(Picky(), model=LEARNED, fitted_for=known)
+
     def test_a_cross_encoder_is_known_at_any_precision(self, tiny_cross_encoder):
         one, other = (
             lr.CrossEncoderReranker(tiny_cross_encoder, device="cpu", precision=p) for p in ("float32", "bfloat16")
         )
-        known = FittedFor(("vector",), 10, (), "CrossEncoderReranker", tuple(one.probe()))
+        known = FittedFor(("vector",), ("vector",), 10, (), "CrossEncoderReranker", tuple(one.probe()))
         assert lr.FittedBlendReranker(other, model=LEARNED, fitted_for=known)
 
     def test_other_weights_are_another_model(self, tiny_cross_encoder, tmp_path):
@@ -226,7 +268,7 @@ class TestProbes:
 
         one = lr.CrossEncoderReranker(tiny_cross_encoder, device="cpu")
         other = lr.CrossEncoderReranker(save_tiny_cross_encoder(tmp_path, seed=1), device="cpu")
-        known = FittedFor(("vector",), 10, (), "CrossEncoderReranker", tuple(one.probe()))
+        known = FittedFor(("vector",), ("vector",), 10, (), "CrossEncoderReranker", tuple(one.probe()))
         with pytest.raises(FittedForError):
             lr.FittedBlendReranker(other, model=LEARNED, fitted_for=known)
 
@@ -237,7 +279,7 @@ class TestProbes:
             return lr.LateInteractionReranker(lr.ColBERTEncoder(folder, device="cpu"))
 
         one = late(tiny_encoder)
-        known = FittedFor(("vector",), 10, (), "LateInteractionReranker", tuple(one.probe()))
+        known = FittedFor(("vector",), ("vector",), 10, (), "LateInteractionReranker", tuple(one.probe()))
         assert one.documents_encoded == 0, "probes are no documents"
         assert lr.FittedBlendReranker(late(tiny_encoder), model=LEARNED, fitted_for=known)
         with pytest.raises(FittedForError):
@@ -260,7 +302,7 @@ class TestFile:
         assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == ["guard.json"]
 
     def test_one_without_an_estimate(self, retriever, tmp_path):
-        known = fitted_for(Longest(), retriever, ("vector", "fts"))
+        known = fitted_for(Longest(), retriever, ("vector", "fts"), 10)
         lr.FittedBlendReranker(Longest(), model=LEARNED, fitted_for=known).save(tmp_path / "guard.json")
         assert lr.FittedBlendReranker.load(tmp_path / "guard.json", Longest()).estimate is None
 
@@ -273,12 +315,46 @@ class TestFile:
             ('{"format": 1}', "damaged"),
             ('{"format": 1, "model": {"form": "x", "weights": {"fused": "much"}}, "fitted_for": {}}', "damaged"),
             ('{"format": 1, "model": {"form": "x", "weights": {"fused": NaN}}, "fitted_for": {}}', "damaged"),
+            ('{"format": 1, "model": {"form": "x", "weights": [1]}, "fitted_for": {}}', "damaged"),
         ],
     )
     def test_what_it_did_not_write_is_refused(self, tmp_path, content, message):
         (tmp_path / "guard.json").write_text(content)
         with pytest.raises(ArgumentError, match=message):
             lr.FittedBlendReranker.load(tmp_path / "guard.json", Longest())
+
+    @pytest.mark.parametrize(
+        ("part", "value"),
+        [
+            (("model", "weights"), [1]),
+            (("model", "weights"), {}),
+            (("model", "weights"), {"banana": 1.0}),
+            (("model", "weights"), {"leg2_score": 1.0}),
+            (("model", "weights"), {"fused*banana": 1.0}),
+            (("model", "offsets"), "x"),
+            (("model", "offsets"), {"banana": 1.0}),
+            (("model", "slope"), -1.0),
+            (("model", "slope"), True),
+            (("fitted_for", "embedder"), ["a"]),
+            (("fitted_for", "candidates"), "100"),
+            (("fitted_for", "legs"), None),
+            (("estimate", "gains"), 3),
+        ],
+    )
+    def test_one_that_was_edited_wrongly_is_refused(self, retriever, tmp_path, part, value):
+        file = tmp_path / "guard.json"
+        guard(retriever).save(file)
+        values = json.loads(file.read_text())
+        values[part[0]][part[1]] = value
+        file.write_text(json.dumps(values))
+        with pytest.raises(ArgumentError, match="damaged"):
+            lr.FittedBlendReranker.load(file, Longest())
+
+    def test_it_is_saved_to_a_file_in_a_folder_that_is_there(self, retriever, tmp_path):
+        for path in (tmp_path, tmp_path / "none" / "guard.json"):
+            with pytest.raises(ArgumentError, match="in a folder that is there"):
+                guard(retriever).save(path)
+        assert not list(tmp_path.parent.glob("*.tmp"))
 
     def test_a_file_that_is_not_there(self, tmp_path):
         with pytest.raises(ArgumentError, match="No such file"):
