@@ -264,8 +264,8 @@ class EvaluationResult:
         """Return why each retriever is no better than it is, and what to do first.
 
         Queries are searched again for it: once more without the reranker, and deeper and past any approximate index
-        where relevant documents (grades above 0) are missing. A retriever that is no `lance_rerank.Retriever` is
-        diagnosed by its run alone, as are all of `evaluate_runs`.
+        where relevant documents (grades above 0) are missing. A retriever that is no `lance_rerank.Retriever`, or of
+        a subclass of it, is diagnosed by its run alone, as are all of `evaluate_runs`.
 
         Parameters
         ----------

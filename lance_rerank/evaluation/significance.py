@@ -146,9 +146,11 @@ class Comparisons(tuple[Comparison, ...]):
             for name, one in zip(names, self, strict=True)
         ]
         queries = "1 query" if self[0].n_queries == 1 else f"{self[0].n_queries:,} queries"
-        return "\n".join([f"{self[0].measure}, {queries}, {count}", "", *rows, "", self._power()])
+        return "\n".join([f"{self[0].measure}, {queries}, {count}", "", *rows, "", self.power])
 
-    def _power(self) -> str:
+    @property
+    def power(self) -> str:
+        """What this many queries can show of every pair, in words."""
         known = [one for one in self if one.detectable is not None]
         if not known:
             return self[0].power

@@ -133,6 +133,17 @@ class _Levels(NamedTuple):
             self.n_queries - answered,
         )
 
+    def midway(self, index: int) -> float:
+        """Return what lies between a score and the next lower one; the score itself where nothing does."""
+        score = float(self.scores[index])
+        if index == 0:
+            return score
+        lower = float(self.scores[index - 1])
+        middle = lower / 2 + score / 2
+        with np.errstate(over="ignore"):
+            compared = np.array([lower, middle, score]).astype(np.float32)
+        return middle if compared[0] < compared[1] < compared[2] else score
+
     def thinned(self) -> list[float]:
         """Return at most 100 scores: half in even steps of recall, half in even ratios of what is returned."""
         if len(self.scores) <= POINTS:
@@ -174,7 +185,7 @@ class Thresholds:
     Not judged, and so counted as not relevant: 2 of 3 scored documents
     Expected calibration error: 0.367
     >>> found.for_precision(0.9)
-    0.9
+    0.75
     """
 
     retriever: str
@@ -200,7 +211,11 @@ class Thresholds:
         return self._levels.at(min_score)
 
     def for_precision(self, precision: float) -> float | None:
-        """Return the lowest score from which on at least this share of the documents is relevant; None without one.
+        """Return a least score from which on at least this share of the documents is relevant; None without one.
+
+        Of all such it returns most. It lies midway between the score of the last document that it returns and the next
+        lower one, so that scores that come out a little different do not lose that document; where no score is lower,
+        or too near for one between as a search compares them (float32), it is that score itself.
 
         It was chosen on these queries, so on others expect a little less, the more so the fewer it returns here.
 
@@ -212,7 +227,7 @@ class Thresholds:
         if not 0 <= precision <= 1:
             raise ArgumentError(f"precision must lie between 0 and 1, got {precision!r}")
         reached = np.flatnonzero(self._levels.relevant / self._levels.returned >= precision)
-        return float(self._levels.scores[reached[0]]) if len(reached) else None
+        return self._levels.midway(int(reached[0])) if len(reached) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, the points and the calibration by name, as JSON has them."""
@@ -291,7 +306,9 @@ def thresholds(
     values = np.array(rows, np.float64).reshape(-1, 4)
     known = values[np.isfinite(values[:, 0])]
     if not len(known):
-        raise ArgumentError(f"{retriever!r} has no scores to set a threshold on: it was judged from rankings alone")
+        raise ArgumentError(
+            f"{retriever!r} has no scores to set a threshold on: {_why_none(run, scores, values[:, 0])}"
+        )
     score, relevant = known[:, 0], known[:, 1] > 0
     levels = _levels(score, relevant, known[:, 3], len(run), n_relevant)
     return Thresholds(
@@ -316,6 +333,21 @@ def _scored(
             f"query {query_id!r} has {len(ranking)} documents and {len(scores)} scores; expected one a document"
         )
     return [(score, grades.get(doc_id)) for doc_id, score in zip(ranking, scores, strict=False)]
+
+
+def _why_none(run: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[float | None]], values: _Floats) -> str:
+    """Return why no document has a score that is a number, in words."""
+    if not any(map(len, run.values())):
+        return "it found nothing for these queries"
+    if not any(len(scores.get(query_id, ())) for query_id in run):
+        return "it was judged from rankings alone"
+    documents = _counted(len(values), "document")
+    if np.isinf(values).any():
+        return f"it found {documents}, and no score is finite; look at what its model answers"
+    return (
+        f"it found {documents}, and could score none; is the text column empty or unselected, or are token vectors "
+        "missing?"
+    )
 
 
 def _levels(

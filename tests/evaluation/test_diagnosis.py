@@ -54,7 +54,7 @@ class ByNumber(lr.BaseReranker):
         self.score_of = score
 
     def score_texts(self, query, texts):
-        return [float(self.score_of(int(text.removeprefix("word")))) for text in texts]
+        return [self.score_of(int(text.removeprefix("word"))) for text in texts]
 
 
 @pytest.fixture
@@ -315,6 +315,45 @@ class TestLostInOrder:
         diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: i, min_score=5)), judged({"d0": 1, "d6": 1}))
         assert diagnosis.numbers["it"].lost == {"lost by the reranker": 2 * QUERIES}, "six is below thirteen others"
 
+    def test_below_the_least_score(self, line):
+        """Ranked first and second of all, and left out: the order is right, the threshold is not."""
+        strict = vector(line, reranker=ByNumber(lambda i: -i, min_score=0.5))
+        diagnosis = diagnose(strict, judged(FIRST_TEN | {"d1": 1}))
+        numbers = diagnosis.numbers["it"]
+        assert numbers.lost == {"below min_score": 2 * QUERIES}
+        assert (numbers.ceiling, numbers.reached, numbers.returned) == (1.0, 1.0, 0.0)
+        assert numbers.gain.difference == 0.0
+        below = finding(diagnosis, "below min_score")
+        assert below.meaning == "the reranker ranks them in the top 10, and their scores are under its min_score"
+        assert below.advice.startswith("lower min_score: result.thresholds")
+        assert diagnosis.advice["it"].startswith("lower min_score: it costs 100.0 points")
+        assert "nDCG@10 0.000 of 1.000; 100.0 points are left out by min_score" in str(diagnosis)
+        some = vector(line, candidates=15, reranker=ByNumber(lambda i: -i, min_score=-3))
+        said = str(diagnose(some, judged({"d0": 1, "d5": 1, "d12": 1, "d30": 1})))
+        assert "in their order, 13.9 points are left out by min_score" in " ".join(said.split())
+        assert max(map(len, said.splitlines())) <= 120
+        assert strict.reranker.min_score == 0.5
+
+    def test_a_least_score_that_leaves_the_relevant_ones(self, line):
+        """It returns d0 to d5, by a score that float32 rounds up: a search compares with what that makes of it."""
+        lenient = vector(line, reranker=ByNumber(lambda i: -i / 10, min_score=-0.5))
+        diagnosis = diagnose(lenient, judged(FIRST_TEN))
+        assert diagnosis.findings == ()
+        assert diagnosis.advice["it"].startswith("leave it")
+        rounded = vector(line, reranker=ByNumber(lambda i: 0.1 - i, min_score=0.1))
+        assert diagnose(rounded, judged(FIRST_TEN)).numbers["it"].lost == {}
+
+    def test_what_is_left_out_is_not_at_the_top(self, line):
+        """Only d0 is returned, and it is judged: nothing unjudged is shown to anyone."""
+        strict = vector(line, reranker=ByNumber(lambda i: -i, min_score=0))
+        assert diagnose(strict, judged({"d0": 1})).findings == ()
+
+    def test_a_least_score_for_fusion(self, line):
+        fused = lr.Retriever(line, encoder=Line(), candidates=20, reranker=lr.RRFReranker(K=60, min_score=1))
+        diagnosis = diagnose(fused, judged({"d0": 1}))
+        assert diagnosis.numbers["it"].lost == {"below min_score": QUERIES}
+        assert diagnosis.numbers["it"].gain is None
+
     def test_lost_in_fusion(self, line):
         """Of the words d1 and d2 both legs have, d0 the vectors alone: it is third."""
         hybrid = lr.Retriever(line, encoder=Line(), candidates=20)
@@ -349,6 +388,68 @@ class TestLostInOrder:
         diagnosis = diagnose(vector(line, reranker=blend), judged({"d15": 1}))
         assert diagnosis.numbers["it"].blended
         assert diagnosis.advice["it"].startswith("change or fine-tune the reranker")
+
+
+class TestNoScores:
+    """A reranker that gives rows no score, or all the same one."""
+
+    def test_none_at_all(self, line):
+        for data in (judged(FIRST_TEN), judged({"d15": 1})):
+            diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: None)), data)
+            assert causes(diagnosis).keys().isdisjoint({"score ties", "tells nothing apart"})
+            unscored = finding(diagnosis, "not scored")
+            assert (unscored.count, unscored.of) == (20 * QUERIES, 20 * QUERIES)
+            assert unscored.meaning == "candidates without a score, in the top 10 of 8 queries"
+            assert diagnosis.advice["it"].startswith("find out why it scores nothing: 100.0% of the candidates")
+            assert "is the text column empty or unselected, are token vectors missing?" in diagnosis.advice["it"]
+            assert diagnosis.verdicts["it"].startswith("it does not rank, 100% of the candidates have no score")
+        assert diagnosis.numbers["it"].lost == {"lost without a score": QUERIES}
+
+    def test_a_small_share(self, line):
+        """It scores d15 alone, and that helps: still it is no reranker yet."""
+        diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: 1 if i == 15 else None)), judged({"d15": 1}))
+        assert diagnosis.advice["it"].startswith("find out why it scores nothing: 95.0%")
+        assert diagnosis.verdicts["it"].startswith("it does not rank, 95%")
+
+    def test_a_few_that_have_none_are_said_and_come_first_where_the_lost_ones_are_they(self, line):
+        few = vector(line, reranker=ByNumber(lambda i: None if i in (0, 19) else -i))
+        diagnosis = diagnose(few, judged(FIRST_TEN))
+        assert diagnosis.numbers["it"].lost == {"lost without a score": QUERIES}
+        assert finding(diagnosis, "not scored").meaning == "candidates without a score, all below the top 10"
+        assert diagnosis.advice["it"].startswith("find out why it scores nothing: 10.0%")
+        healthy = diagnose(few, judged({f"d{i}": int(i == 1) for i in range(11)}))
+        assert causes(healthy) == {"not scored": 2 * QUERIES}
+        assert healthy.advice["it"].startswith("leave it")
+
+    def test_with_a_least_score(self, line):
+        diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: None, min_score=0)), judged(FIRST_TEN))
+        assert diagnosis.numbers["it"].lost == {"lost without a score": QUERIES}
+        assert diagnosis.advice["it"].startswith("find out why it scores nothing")
+
+    def test_all_the_same(self, line):
+        diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: 7)), judged({"d15": 1}))
+        assert causes(diagnosis).keys() >= {"tells nothing apart"}
+        assert causes(diagnosis).keys().isdisjoint({"score ties", "reranker disagrees with the legs", "not scored"})
+        alike = finding(diagnosis, "tells nothing apart")
+        assert (alike.count, alike.of) == (QUERIES, QUERIES)
+        assert diagnosis.advice["it"].startswith("find out why it tells nothing apart: in 100% of the queries")
+        assert diagnosis.verdicts["it"].startswith("it does not rank, in 100% of the queries all scores are equal")
+
+    def test_by_a_run(self):
+        """A run may have scores for some documents; one with none at all is a ranking."""
+        scores = {"q0": [2.0, None, None], "q1": [None, None, None]}
+
+        class Anything:
+            def retrieve_many(self, queries, k):
+                return [[lr.Hit(f"d{i}", score, i + 1) for i, score in enumerate(scores[query])] for query in queries]
+
+        data = judged({"d0": 1, "d1": 0, "d2": 0}, texts=["q0", "q1"], n=2)
+        diagnosis = lr.evaluate({"it": Anything()}, data, ["nDCG@10"]).diagnose()
+        assert causes(diagnosis) == {"not scored": 5}
+        scores["q0"] = scores["q1"]
+        diagnosis = lr.evaluate({"it": Anything()}, data, ["nDCG@10"]).diagnose()
+        assert causes(diagnosis) == {}
+        assert "score ties: the run has no scores" in diagnosis.notes["it"]
 
 
 class TestWhatItIsJudgedBy:
@@ -514,6 +615,10 @@ class TestTexts:
         )
         assert "not told: how much of a text the embedder reads is not known" in str(diagnosis)
 
+    def test_long_texts_that_are_not_relevant_are_no_finding(self, long, tiny_cross_encoder):
+        words = lr.Retriever(long, query_type="fts", reranker=lr.CrossEncoderReranker(tiny_cross_encoder))
+        assert "truncated text" not in causes(diagnose(words, judged({"d1": 1}, texts="the cat", n=2)))
+
     def test_texts_that_the_table_does_not_name(self, db, tiny_encoder):
         table = db.create_table("bare", [{"id": "d0", "text": "the cat", "vector": np.zeros(32, np.float32)}])
         retriever = lr.Retriever(table, query_type="vector", encoder=SentenceEncoder(tiny_encoder))
@@ -554,6 +659,21 @@ class TestByTheRunAlone:
         assert diagnosis.numbers["ours"].lost == {"ordered too low": QUERIES}
         assert set(diagnosis.notes) == {"any", "ours"}
 
+    def test_a_subclass_may_search_otherwise(self, line):
+        """It turns the hits round, which no trace of a Retriever would show."""
+
+        class Reversed(lr.Retriever):
+            def retrieve_many(self, queries, k=10):
+                return [hits[::-1] for hits in super().retrieve_many(queries, 20)]
+
+        turned = Reversed(line, query_type="vector", encoder=Line(), candidates=20)
+        result = lr.evaluate({"it": turned}, judged({"d0": 1, "d12": 1}), ["nDCG@10"])
+        diagnosis = result.diagnose()
+        assert diagnosis.numbers["it"].reached == pytest.approx(result.means["it"]["nDCG@10"])
+        assert diagnosis.notes["it"][0].startswith("by its run alone")
+        with pytest.raises(ArgumentError, match="a subclass, which may search otherwise, is none either"):
+            result.diagnose(retrievers={"new": turned})
+
     def test_a_result_read_from_json(self, line):
         retriever = vector(line)
         saved = lr.EvaluationResult.from_json(lr.evaluate({"it": retriever}, judged({"d15": 1}), ["nDCG@10"]).to_json())
@@ -582,6 +702,49 @@ class TestByTheRunAlone:
         old = lr.evaluate({"it": vector(line)}, judged({"d0": 1}), ["nDCG@10"]).to_dict() | {"qrels": {}, "queries": {}}
         with pytest.raises(ArgumentError, match="pass dataset="):
             lr.EvaluationResult.from_json(json.dumps(old)).diagnose(retrievers={})
+
+
+class TestChangedSince:
+    RANK_2 = FIRST_TEN | {"d1": 1}
+
+    def note(self, result, **arguments):
+        [note] = [one for one in result.diagnose(**arguments).notes.get("it", ()) if "changed since" in one] or [None]
+        return note
+
+    def test_rows_that_came_and_rows_that_went(self, line):
+        result = lr.evaluate({"it": vector(line)}, judged(FIRST_TEN), ["nDCG@10"])
+        assert self.note(result) is None
+        line.add([{"id": "new", "text": "word", "vector": np.array([0.5, 0], np.float32)}])
+        assert self.note(result).endswith("8 of 8 sampled queries now find other documents, or in another order")
+        assert "3 of 3 sampled queries" in self.note(result, sample=3)
+        assert "changed since: 1 of 1 sampled query now finds other" in " ".join(str(result.diagnose(sample=1)).split())
+        line.delete("id in ('new', 'd39')")
+        assert self.note(result) is None, "the last row was at the top of none"
+        line.delete("id = 'd7'")
+        assert self.note(result) is not None
+        assert self.note(result, depth=3) is None, "the top is as it was"
+        line.delete("true")
+        assert self.note(result) is not None
+
+    def test_another_order(self, line):
+        retrievers = {"it": vector(line, reranker=ByNumber(lambda i: -i))}
+        result = lr.evaluate(retrievers, judged(FIRST_TEN), ["nDCG@10"])
+        assert self.note(result) is None
+        retrievers["it"].reranker.score_of = lambda i: -i if i else -1.5
+        assert self.note(result) is not None
+
+    def test_a_least_score_and_equal_scores_are_no_change(self, line):
+        for score in (lambda i: 20 - i, lambda i: 7):
+            reranked = vector(line, reranker=ByNumber(score, min_score=5))
+            assert self.note(lr.evaluate({"it": reranked}, judged(FIRST_TEN), ["nDCG@10"])) is None
+        ties = lr.evaluate_runs({"it": {"q0": ["d3", "d2"]}}, judged(FIRST_TEN, n=1), ["nDCG@10"])
+        assert self.note(ties, retrievers={"it": reranked}) is None, "all have 7, so either is as good"
+
+    def test_scores_that_differ_in_the_last_bits(self, line):
+        near = vector(line, reranker=ByNumber(lambda i: 100 - i // 2 - 1e-5 * i))
+        swapped = ["d1", "d0", "d3", "d2"]
+        result = lr.evaluate_runs({"it": {"q0": swapped}}, judged(FIRST_TEN, n=1), ["nDCG@10"])
+        assert self.note(result, retrievers={"it": near}) is None
 
 
 class TestAsking:
@@ -628,6 +791,26 @@ class TestAsking:
             assert 0 < numbers.reached <= numbers.ceiling <= numbers.best <= 1
         assert diagnose(vector(line), judged({"d0": 1}), ["P@10"]).advice["it"].startswith("leave it"), "0.1 of 0.1"
 
+    def test_what_is_not_lost_does_not_stand_among_what_is(self, line):
+        lines = str(diagnose(vector(line), judged({"d0": 1, "d15": 1}))).splitlines()
+        places = [
+            next(i for i, one in enumerate(lines) if one.startswith(f"  {start}"))
+            for start in (
+                "8 of 16 relevant documents lost",
+                "ordered too low, 8 of 16",
+                "other findings:",
+                "unjudged, 72 of 80",
+                "->",
+            )
+        ]
+        assert places == sorted(places)
+        assert "other findings" not in str(diagnose(vector(line), judged(FIRST_TEN)))
+
+    def test_one_is_no_plural(self, line):
+        said = str(diagnose(vector(line, candidates=1), judged({"d0": 1, "d3": 1}, n=1)))
+        assert "not among 1 candidate a leg, but among 5" in said
+        assert "1 document comes with 5 a leg" in said
+
     def test_it_is_json(self, line):
         diagnosis = diagnose(vector(line, reranker=ByNumber(lambda i: i)), judged({"d15": 1, "ghost": 1}))
         plain = diagnosis.to_dict()
@@ -673,6 +856,19 @@ class TestRules:
         ("remedy", "more"),
         [
             ("leave it", {"ceiling": 1.0, "reached": 0.98}),
+            ("find out why it scores nothing", {"ceiling": 1.0, "reached": 0.98, "unscored": 0.6}),
+            (
+                "find out why it scores nothing",
+                {
+                    "ceiling": 1.0,
+                    "reached": 0.5,
+                    "reranked": True,
+                    "unscored": 0.1,
+                    "lost": {"lost without a score": 9},
+                },
+            ),
+            ("find out why it tells nothing apart", {"ceiling": 1.0, "reached": 0.5, "reranked": True, "alike": 0.6}),
+            ("lower min_score", {"ceiling": 1.0, "reached": 1.0, "returned": 0.5, "lost": {"below min_score": 40}}),
             ("find out why it fails", {"n_queries": 0, "n_relevant": 0, "best": 0.0, "ceiling": 0.0, "reached": 0.0}),
             ("find out why it fails", {"ceiling": 1.0, "reached": 0.98, "n_failed": 9}),
             ("judge more", {"n_relevant": 0, "best": 0.0, "ceiling": 0.0, "reached": 0.0}),
@@ -726,6 +922,8 @@ class TestRules:
     @pytest.mark.parametrize(
         ("words", "gain", "more"),
         [
+            ("it does not rank, 60%", (0.1, 0.0), {"ceiling": 1.0, "reached": 0.9, "unscored": 0.6}),
+            ("it does not rank, in 60%", (0.1, 0.0), {"ceiling": 1.0, "reached": 0.9, "alike": 0.6}),
             ("it helps", (0.1, 0.0), {"ceiling": 1.0, "reached": 0.9, "first_stage": 0.8}),
             ("nothing to win", (0.0, 0.01), {"ceiling": 1.0, "reached": 0.99, "first_stage": 0.99}),
             ("a weak pool", (0.0, 0.01), {"ceiling": 0.5, "reached": 0.49, "first_stage": 0.49}),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def brute(scores: Scored, qrels: dict[str, dict[str, int]], least: float) -> tup
     return relevant / returned if returned else None, relevant / total, returned / len(scores), empty
 
 
+def midway(known: list[float], score: float) -> float:
+    lower = max((one for one in known if one < score), default=score)
+    return (lower + score) / 2
+
+
 SCORE = st.none() | st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.25, 0.5, 3.0, 1e6])
 CASES = st.integers(1, 5).flatmap(
     lambda n: st.tuples(
@@ -64,7 +70,31 @@ def test_every_point_is_what_counting_gives(case) -> None:
         assert (point.precision, point.recall, point.hits_per_query, point.empty_queries) == pytest.approx(expected)
     for wanted in (0.0, 0.3, 0.5, 0.9, 1.0):
         reaching = [least for least in known if (brute(scores, qrels, least)[0] or 0.0) >= wanted]
-        assert found.for_precision(wanted) == min(reaching, default=None)
+        chosen, least = found.for_precision(wanted), min(reaching, default=None)
+        assert chosen == (None if least is None else midway(known, least))
+        if least is not None:
+            assert replace(found.at(chosen), min_score=least) == found.at(least)
+
+
+class TestForPrecision:
+    def test_it_keeps_a_document_whose_score_comes_out_a_little_lower(self) -> None:
+        least = of({"q": [0.8, 0.6, 0.2]}, {"q": {"d0": 1, "d1": 1}}).for_precision(1.0)
+        assert least == pytest.approx(0.4)
+        assert least < 0.6 - 1e-6
+
+    def test_no_score_is_lower(self) -> None:
+        assert of({"q": [0.8, 0.6]}, {"q": {"d0": 1, "d1": 1}}).for_precision(1.0) == 0.6
+
+    @pytest.mark.parametrize("score", [0.6, 3.0, -2.5, 1e-45, 1e300])
+    def test_scores_as_near_as_float32_has_them(self, score: float) -> None:
+        """Between them a search would round to one of the two, and might return the lower one too."""
+        lower = float(np.nextafter(np.float32(score), np.float32(-np.inf))) if score < 1e38 else 0.9 * score
+        found = of({"q": [score, lower]}, {"q": {"d0": 1}})
+        assert found.for_precision(1.0) == score
+
+    def test_the_largest_scores(self) -> None:
+        found = of({"q": [3e38, 2e38]}, {"q": {"d0": 1}})
+        assert found.for_precision(1.0) == pytest.approx(2.5e38)
 
 
 class TestThinning:
@@ -161,6 +191,21 @@ class TestBadInput:
         with pytest.raises(ArgumentError, match="'a' has no scores to set a threshold on"):
             of(scores, {"q": {"d0": 1}})
 
+    @pytest.mark.parametrize(
+        ("run", "scores", "why"),
+        [
+            ({"q": []}, {"q": []}, "it found nothing for these queries"),
+            ({"q": []}, {}, "it found nothing for these queries"),
+            ({"q": ["d0", "d1"]}, {}, "it was judged from rankings alone"),
+            ({"q": ["d0", "d1"]}, {"q": [None, None]}, "it found 2 documents, and could score none; is the text"),
+            ({"q": ["d0"]}, {"q": [-math.inf]}, "it found 1 document, and no score is finite"),
+            ({"q": ["d0", "d1"]}, {"q": [math.inf, None]}, "it found 2 documents, and no score is finite"),
+        ],
+    )
+    def test_why_there_are_no_scores(self, run: dict[str, list[str]], scores: Scored, why: str) -> None:
+        with pytest.raises(ArgumentError, match=f"'a' has no scores to set a threshold on: {why}"):
+            thresholds("a", run, scores, {"q": {"d0": 1}})
+
     def test_fewer_scores_than_documents(self) -> None:
         with pytest.raises(ArgumentError, match="query 'q' has 2 documents and 1 scores; expected one a document"):
             thresholds("a", {"q": ["d0", "d1"]}, {"q": [1.0]}, {"q": {"d0": 1}})
@@ -184,13 +229,13 @@ class TestOfAResult:
 
     def test_of_a_retriever_with_scores(self) -> None:
         found = self.RESULT.thresholds("scored")
-        assert found.for_precision(0.9) == 0.9
+        assert found.for_precision(0.9) == pytest.approx(0.75), "midway between 0.6 and 0.9"
         assert found.at(0.5).hits_per_query == 1.0
         assert self.RESULT.thresholds("scored", k=1).n_scored == 2
         assert EvaluationResult.from_json(self.RESULT.to_json()).thresholds("scored") == found
 
     def test_of_rankings_alone_and_of_an_unknown_one(self) -> None:
-        with pytest.raises(ArgumentError, match="'ranked' has no scores"):
+        with pytest.raises(ArgumentError, match=r"'ranked' has no scores .* rankings alone"):
             self.RESULT.thresholds("ranked")
         with pytest.raises(ArgumentError, match="'other' was not evaluated; there are scored, ranked"):
             self.RESULT.thresholds("other")

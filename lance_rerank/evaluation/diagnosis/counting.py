@@ -8,14 +8,12 @@ from statistics import fmean
 
 import numpy as np
 
-from lance_rerank.evaluation.diagnosis.evidence import Evidence, Seen, relevant
+from lance_rerank.evaluation.diagnosis.evidence import FEWEST_SCORES, Evidence, Seen, relevant
 from lance_rerank.evaluation.diagnosis.losses import Place, Qrels, places, top, which_legs
 from lance_rerank.evaluation.diagnosis.numbers import Numbers
 from lance_rerank.evaluation.diagnosis.reading import Reading
 from lance_rerank.evaluation.measures import evaluators, score
 from lance_rerank.evaluation.significance import compare
-
-_FEWEST_RANKS = 5  # a correlation of fewer is mostly chance
 
 
 def count(
@@ -58,6 +56,7 @@ def count(
         best=means["best"],
         ceiling=means["ceiling"],
         reached=means["reached"],
+        returned=means["returned"] if any(one.dropped for one in seen.values()) else None,
         first_stage=means["first"] if compared else None,
         gain=compare("first stage", evidence.retriever, measure, [*differences.values()]) if compared else None,
         n_failed=len(evidence.failures),
@@ -70,6 +69,8 @@ def count(
         other_legs=_elsewhere(evidence),
         tuning=evidence.tuning,
         agreement=_agreement(seen.values()) if evidence.reranked else {},
+        unscored=_unscored(evidence),
+        alike=sum(one.alike for one in seen.values()) / max(1, len(seen)),
         unjudged=sum(doc_id not in qrels[query_id] for query_id, doc_id in tops) / max(1, len(tops)),
         irrelevant_judged=any(grade <= 0 for grades in judged.values() for grade in grades.values()),
         cut=len(cut),
@@ -83,14 +84,16 @@ def count(
 
 
 def _measured(seen: Mapping[str, Seen], qrels: Qrels, measure: str) -> dict[str, dict[str, float]]:
-    """Return the measure by query of four orders: of all that is judged, of the pool, as it is, and of the first stage.
+    """Return the measure by query of five orders.
 
-    The first two put the best grades at the top.
+    They are of all that is judged and of the pool, the best grades at the top; of all that is ranked, of what is
+    returned of that, and of the first stage.
     """
     orders = {
         "best": {query_id: _best_first(qrels[query_id], qrels[query_id]) for query_id in seen},
         "ceiling": {query_id: _best_first(one.first, qrels[query_id]) for query_id, one in seen.items()},
         "reached": {query_id: list(one.final) for query_id, one in seen.items()},
+        "returned": {query_id: one.returned for query_id, one in seen.items()},
         "first": {query_id: list(one.first) for query_id, one in seen.items()},
     }
     if not seen:
@@ -129,6 +132,13 @@ def _elsewhere(evidence: Evidence) -> dict[str, int]:
     return {kind: found[kind] for kind in evidence.other_legs}
 
 
+def _unscored(evidence: Evidence) -> float:
+    """Return the share of the candidates without a score; 0 where nothing was to be scored."""
+    candidates = sum(len(one.final) for one in evidence.seen.values())
+    without = sum(len(one.unscored) for one in evidence.seen.values())
+    return without / max(1, candidates) if evidence.scored else 0.0
+
+
 def _agreement(seen: Iterable[Seen]) -> dict[str, float]:
     """Return the mean over queries of the correlation of the final order with each leg's, ties at their mean rank."""
     from scipy.stats import rankdata
@@ -141,7 +151,7 @@ def _agreement(seen: Iterable[Seen]) -> dict[str, float]:
                 for doc_id, value in one.final.items()
                 if value is not None and leg in one.legs.get(doc_id, {})
             ]
-            if len(pairs) < _FEWEST_RANKS:
+            if len(pairs) < FEWEST_SCORES:
                 continue
             scores, ranks = (rankdata(column) for column in zip(*pairs, strict=True))
             alike = np.ptp(scores) == 0  # one score for all is no order, which agrees with none

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError
+from lance_rerank.evaluation.diagnosis.changes import changes
 from lance_rerank.evaluation.diagnosis.counting import count
 from lance_rerank.evaluation.diagnosis.diagnosis import Diagnosis
 from lance_rerank.evaluation.diagnosis.evidence import of_run
@@ -39,7 +40,8 @@ def diagnose(
     Parameters
     ----------
     names : sequence of str
-        The retrievers to diagnose. One that is not among `retrievers`, or no `Retriever`, is by its run alone.
+        The retrievers to diagnose. One that is not among `retrievers`, or no `Retriever` (nor is a subclass, which may
+        search otherwise), is by its run alone.
     retrievers : Mapping
         By name.
     dataset : Dataset
@@ -56,7 +58,7 @@ def diagnose(
     _check_counts(sample, depth)
     queries = _drawn(dataset.queries, sample, seed)
     qrels = {query_id: dataset.qrels[query_id] for query_id in queries}
-    traced = {name: one for name, one in retrievers.items() if isinstance(one, Retriever)}
+    traced = {name: one for name, one in retrievers.items() if type(one) is Retriever}
     memory = Memory()
     numbers: dict[str, Numbers] = {}
     notes: dict[str, tuple[str, ...]] = {}
@@ -75,7 +77,7 @@ def diagnose(
         lost = lost_by(evidence, qrels, depth)
         numbers[name] = count(evidence, reading, lost, qrels, measure, depth)
         found += findings(evidence, reading, lost, numbers[name], qrels)
-        notes[name] = (*evidence.notes, *reading.notes)
+        notes[name] = (*changes(evidence, runs.get(name, {}), depth), *evidence.notes, *reading.notes)
     return Diagnosis(
         dataset=dataset.name,
         split=dataset.split,
@@ -109,6 +111,7 @@ def _drawn(queries: Mapping[str, str], sample: int | None, seed: int) -> dict[st
 def _require_run(name: str, runs: Mapping[str, Mapping[str, object]], queries: Mapping[str, str]) -> None:
     if not any(query_id in runs.get(name, {}) for query_id in queries):
         raise ArgumentError(
-            f"{name!r} is no lance_rerank.Retriever, so it is diagnosed by its run, which has none of these queries; "
-            "pass a Retriever, or evaluate it on these queries first"
+            f"{name!r} is no lance_rerank.Retriever (a subclass, which may search otherwise, is none either), so it is "
+            "diagnosed by its run, which has none of these queries; pass a Retriever, or evaluate it on these queries "
+            "first"
         )

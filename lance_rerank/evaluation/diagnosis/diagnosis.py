@@ -95,21 +95,30 @@ class Diagnosis:
 
     def _lines(self, name: str) -> list[str]:
         numbers = self.numbers[name]
+        lost = [finding for finding in self.of(name) if finding.cause in numbers.lost]
+        others = [finding for finding in self.of(name) if finding.cause not in numbers.lost]
         lines = [
             _lost(numbers),
-            *map(str, self.of(name)),
+            *map(str, lost),
             *_details(numbers),
             *_gain(numbers, self.verdicts.get(name, "")),
+            *(["other findings:"] if others else []),
+            *map(str, others),
             *(f"not told: {note}" for note in self.notes.get(name, ())),
             f"-> {self.advice[name]}",
         ]
-        return [f"{name}: {_reached(numbers)}", *(textwrap.fill(line, **_INDENTED) for line in lines)]
+        head = textwrap.fill(f"{name}: {_reached(numbers)}", **(_INDENTED | {"initial_indent": ""}))
+        return [head, *(textwrap.fill(line, **_INDENTED) for line in lines)]
 
 
 def _reached(numbers: Numbers) -> str:
-    losses = {"are not among its candidates": numbers.pool_loss, "are lost in their order": numbers.order_loss}
+    losses = {
+        "are not among its candidates": numbers.pool_loss,
+        "are lost in their order": numbers.order_loss,
+        "are left out by min_score": numbers.threshold_loss,
+    }
     said = ", ".join(f"{points(loss)} {how}" for how, loss in losses.items() if loss > 0)
-    return f"{numbers.measure} {numbers.reached:.3f} of {numbers.best:.3f}{'; ' if said else ''}{said}"
+    return f"{numbers.measure} {numbers.now:.3f} of {numbers.best:.3f}{'; ' if said else ''}{said}"
 
 
 def _lost(numbers: Numbers) -> str:

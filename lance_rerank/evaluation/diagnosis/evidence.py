@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+FEWEST_SCORES = 5  # that fewer are equal, or in an order, is mostly chance
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -13,17 +15,37 @@ class Seen:
     Attributes
     ----------
     final : dict of str to (float or None)
-        Final scores by document id, the best first; a document at its first rank.
+        Final scores by document id, the best first; a document at its first rank. Those that ``min_score`` leaves out
+        are among them.
     first : dict of str to int
         The rank in the first stage of each document of the pool. A run alone says nothing of it; its documents are
         then the pool, with the ranks of the run.
     legs : dict of str to dict
         By document id: the rank in each leg that found it. Empty for a run alone.
+    dropped : frozenset of str
+        The documents that the reranker's ``min_score`` leaves out.
     """
 
     final: dict[str, float | None]
     first: dict[str, int]
     legs: dict[str, dict[str, int]] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+
+    @property
+    def returned(self) -> list[str]:
+        """The documents that a search returns, the best first."""
+        return [doc_id for doc_id in self.final if doc_id not in self.dropped]
+
+    @property
+    def unscored(self) -> list[str]:
+        """The documents without a score."""
+        return [doc_id for doc_id, score in self.final.items() if score is None]
+
+    @property
+    def alike(self) -> bool:
+        """Whether all documents that have a score have the same, and they are not few."""
+        scores = [score for score in self.final.values() if score is not None]
+        return len(scores) >= FEWEST_SCORES and len(set(scores)) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +157,6 @@ def of_run(
         seen[query_id] = Seen(final, {doc_id: rank for rank, doc_id in enumerate(final, 1)})
     failed = {query_id: failures[query_id] for query_id in queries if query_id in failures}
     note = "by its run alone: where documents are that the run lacks, and what came before its order"
-    unscored = () if scores else ("score ties: the run has no scores",)
-    return Evidence(name, seen, failed, traced=False, scored=bool(scores), notes=(note, *unscored))
+    scored = any(len(one.unscored) < len(one.final) for one in seen.values())
+    unscored = () if scored else ("score ties: the run has no scores",)
+    return Evidence(name, seen, failed, traced=False, scored=scored, notes=(note, *unscored))

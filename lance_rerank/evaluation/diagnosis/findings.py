@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lance_rerank.evaluation.diagnosis.evidence import Evidence, Seen
-from lance_rerank.evaluation.diagnosis.losses import CAUSES, Place, Qrels, top
-from lance_rerank.evaluation.diagnosis.numbers import UNJUDGED, Numbers
+from lance_rerank.evaluation.diagnosis.losses import CAUSES, WHY_UNSCORED, Place, Qrels, top
+from lance_rerank.evaluation.diagnosis.numbers import UNJUDGED, Numbers, counted
 from lance_rerank.evaluation.diagnosis.reading import Reading
 
 EXAMPLES = 5
@@ -53,7 +53,7 @@ class Finding:
 def findings(
     evidence: Evidence, reading: Reading, lost: Mapping[str, Sequence[Place]], numbers: Numbers, qrels: Qrels
 ) -> tuple[Finding, ...]:
-    """Return what is wrong, the causes of lost documents first.
+    """Return what is wrong: what is broken, the causes of lost documents, the rest.
 
     Parameters
     ----------
@@ -68,6 +68,8 @@ def findings(
     """
     found = itertools.chain(
         _failed(evidence),
+        _unscored(evidence, numbers),
+        _alike(evidence),
         _losses(evidence, lost, numbers),
         _truncated(evidence, reading),
         _foreign(evidence, reading),
@@ -91,6 +93,32 @@ def _failed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(evidence.retriever, "failed", len(failed), of, _some(failed), meaning, advice)
 
 
+def _unscored(evidence: Evidence, numbers: Numbers) -> Iterator[Finding]:
+    without = {query_id: seen.unscored for query_id, seen in evidence.seen.items()} if evidence.scored else {}
+    count = sum(map(len, without.values()))
+    if not count:
+        return
+    depth = numbers.depth
+    reach = [query_id for query_id, some in without.items() if {*some} & {*list(evidence.seen[query_id].final)[:depth]}]
+    where = (
+        f"in the top {depth} of {counted(len(reach), 'query', 'queries')}" if reach else f"all below the top {depth}"
+    )
+    meaning = f"candidates without a score, {where}"
+    of = sum(len(seen.final) for seen in evidence.seen.values())
+    most = sorted((query_id for query_id in without if without[query_id]), key=lambda query_id: -len(without[query_id]))
+    advice = f"find out why it scores nothing: {WHY_UNSCORED}"
+    yield Finding(evidence.retriever, "not scored", count, of, _some(most), meaning, advice)
+
+
+def _alike(evidence: Evidence) -> Iterator[Finding]:
+    alike = [query_id for query_id, seen in evidence.seen.items() if seen.alike]
+    if alike:
+        meaning = "queries in which all scores are equal, so that the order is the one that the rows came in"
+        advice = "find out why: does it read the column that tells the documents apart?"
+        cause, of = "tells nothing apart", len(evidence.seen)
+        yield Finding(evidence.retriever, cause, len(alike), of, _some(alike), meaning, advice)
+
+
 def _losses(evidence: Evidence, lost: Mapping[str, Sequence[Place]], numbers: Numbers) -> Iterator[Finding]:
     for cause, some in sorted(lost.items(), key=lambda item: -len(item[1])):
         meaning, advice = CAUSES[cause].meaning(numbers), CAUSES[cause].advice(numbers)
@@ -100,7 +128,7 @@ def _losses(evidence: Evidence, lost: Mapping[str, Sequence[Place]], numbers: Nu
 
 def _truncated(evidence: Evidence, reading: Reading) -> Iterator[Finding]:
     for one in reading.truncation:
-        if one.relevant or one.candidates:
+        if one.relevant:
             tokens = "" if one.limit is None else f" the {one.limit:,} tokens"
             meaning = (
                 f"relevant documents longer than{tokens} the {one.reader} reads (by column {one.columns}), and "
@@ -153,7 +181,7 @@ def _unjudged(evidence: Evidence, numbers: Numbers, qrels: Qrels) -> Iterator[Fi
 
 
 def _tied(evidence: Evidence, numbers: Numbers, qrels: Qrels) -> Iterator[Finding]:
-    groups = {query_id: _ties(seen, numbers.depth) for query_id, seen in evidence.seen.items() if evidence.scored}
+    groups = {query_id: _ties(seen, numbers.depth) for query_id, seen in evidence.seen.items() if not seen.alike}
     tied = [query_id for query_id, some in groups.items() if some]
     if not tied:
         return
@@ -172,6 +200,6 @@ def _tied(evidence: Evidence, numbers: Numbers, qrels: Qrels) -> Iterator[Findin
 
 def _ties(seen: Seen, depth: int) -> list[list[str]]:
     """Return the documents of equal scores, in groups that reach into the top."""
-    ranked = enumerate(seen.final.items())
+    ranked = enumerate((doc_id, seen.final[doc_id]) for doc_id in seen.returned if seen.final[doc_id] is not None)
     groups = [list(group) for _, group in itertools.groupby(ranked, key=lambda item: item[1][1])]
     return [[doc_id for _, (doc_id, _) in group] for group in groups if len(group) > 1 and group[0][0] < depth]

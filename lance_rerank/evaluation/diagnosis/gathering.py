@@ -5,16 +5,21 @@ This is done apart from the evaluation, so that it costs nothing where nobody as
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lance_rerank.evaluation.diagnosis.documents import rows_there
 from lance_rerank.evaluation.diagnosis.evidence import Evidence, Missed, Seen, Tuning, relevant
 from lance_rerank.evaluation.diagnosis.legs import Memory, kinds_of, leg_ranks, of_kind, other_legs
 from lance_rerank.evaluation.searching import Progress
 
-if TYPE_CHECKING:  # at run time this would import torch and LanceDB
+if TYPE_CHECKING:  # at run time these would import torch and LanceDB
+    from lancedb.rerankers import Reranker
+
     from lance_rerank.search.retriever import Retriever
 
 DEEPER = 5  # times as many candidates
@@ -108,12 +113,13 @@ def _ask(
 
 
 class _Searches:
-    """A retriever taken apart: as it is, its first stage, and that with other settings."""
+    """A retriever taken apart: as it is but for a least score, its first stage, and that with other settings."""
 
     def __init__(self, retriever: Retriever, rivals: Iterable[Retriever], memory: Memory) -> None:
-        self.whole = memory.given_to(retriever)
+        reranker, self.min_score = _of_all(retriever.reranker)
+        self.whole = memory.given_to(retriever.with_reranker(reranker))
         self.bare = self.whole.with_reranker(None)
-        self.reranked = not _fuses(retriever.reranker)
+        self.reranked = not _fuses(reranker)
         self.first = self.bare if self.reranked else self.whole
         # an exact search of token vectors reads them all, which takes seconds a query
         by_tokens = retriever.vectors in retriever.vector_columns
@@ -133,7 +139,11 @@ class _Searches:
         for candidate in final.candidates:
             scores.setdefault(candidate.doc_id, candidate.score)
         legs = leg_ranks(first)
-        return Seen(scores, {doc_id: rank for rank, doc_id in enumerate(legs, 1)}, legs)
+        dropped = frozenset(doc_id for doc_id, score in scores.items() if self._drops(score))
+        return Seen(scores, {doc_id: rank for rank, doc_id in enumerate(legs, 1)}, legs, dropped)
+
+    def _drops(self, score: float | None) -> bool:
+        return self.min_score is not None and (score is None or score < self.min_score)
 
     def low(self, seen: Seen, grades: Mapping[str, int], depth: int) -> list[str]:
         """Return the relevant documents of the pool that the distances of an index may have put below the top."""
@@ -226,10 +236,20 @@ def _found_by(leg: Retriever, kind: str, text: str) -> set[str]:
         return set()
 
 
+def _of_all(reranker: Reranker | None) -> tuple[Reranker | None, float | None]:
+    """Return the reranker that leaves no row out, and the least score of the one given."""
+    from lance_rerank.rerankers.base import BaseReranker
+
+    if not isinstance(reranker, BaseReranker) or reranker.min_score is None:
+        return reranker, None
+    keeping = copy.copy(reranker)
+    keeping.min_score = None
+    return keeping, float(np.float32(reranker.min_score))  # as scores are compared with it
+
+
 def _fuses(reranker: object) -> bool:
     """Tell whether nothing but ranks and scores of the legs decides the order, which is then the first stage's."""
-    keeps_all = getattr(reranker, "min_score", None) is None
-    return reranker is None or (keeps_all and type(reranker).__name__ in _FUSIONS)
+    return reranker is None or type(reranker).__name__ in _FUSIONS
 
 
 def _indexed(retriever: Retriever) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 from lance_rerank.evaluation.diagnosis.evidence import Evidence, Missed, Seen, relevant
-from lance_rerank.evaluation.diagnosis.numbers import Numbers
+from lance_rerank.evaluation.diagnosis.numbers import Numbers, counted
 
 Qrels = Mapping[str, Mapping[str, int]]
+WHY_UNSCORED = "is the text column empty or unselected, are token vectors missing?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,17 @@ class Place:
     query_id, doc_id : str
         Which it is.
     rank, first : int or None
-        Its rank in the end, and in the first stage; None where it is not.
+        Its rank in the end, before ``min_score`` leaves any out, and in the first stage; None where it is not.
     legs : Mapping
         Its rank in each leg that found it.
     missed : Missed or None
         Where it could be found, if it is not among the candidates of a retriever that was searched again.
     sunk : bool
         Whether it is among them, and would be at the top by exact distances.
+    dropped : bool
+        Whether ``min_score`` leaves it out.
+    unscored : bool
+        Whether it has no score where others have one, or a reranker was to score it.
     """
 
     query_id: str
@@ -38,6 +42,8 @@ class Place:
     legs: Mapping[str, int]
     missed: Missed | None
     sunk: bool
+    dropped: bool
+    unscored: bool
 
 
 def places(evidence: Evidence, qrels: Qrels) -> list[Place]:
@@ -54,6 +60,8 @@ def places(evidence: Evidence, qrels: Qrels) -> list[Place]:
                 seen.legs.get(doc_id, {}),
                 evidence.missed.get((query_id, doc_id)),
                 (query_id, doc_id) in evidence.sunk,
+                doc_id in seen.dropped,
+                evidence.scored and doc_id in seen.final and seen.final[doc_id] is None,
             )
             for doc_id in relevant(qrels[query_id])
         ]
@@ -64,7 +72,7 @@ def lost_by(evidence: Evidence, qrels: Qrels, depth: int) -> dict[str, list[Plac
     """Return the relevant documents that are not in the top `depth`, each under its one cause."""
     lost: dict[str, list[Place]] = {cause: [] for cause in CAUSES}
     for place in places(evidence, qrels):
-        if place.rank is None or place.rank > depth:
+        if place.rank is None or place.rank > depth or place.dropped:
             lost[next(name for name, cause in CAUSES.items() if cause.holds(place, depth))].append(place)
     return {name: some for name, some in lost.items() if some}
 
@@ -76,7 +84,7 @@ def which_legs(lost: Iterable[Place]) -> dict[str, int]:
 
 def top(seen: Seen, depth: int) -> list[str]:
     """Return the best documents of a query."""
-    return list(islice(seen.final, depth))
+    return seen.returned[:depth]
 
 
 # --- causes ----------------------------------------------------------------------------------------------------
@@ -110,6 +118,10 @@ def more_would_show(n: Numbers) -> bool:
     return n.reranked or (n.candidates is not None and n.candidates < n.depth)
 
 
+def _candidates(number: int | None) -> str:
+    return counted(number or 0, "candidate")
+
+
 def _reach_them(n: Numbers) -> str:
     if leg := another_leg(n):
         return f"add a leg: {leg}"
@@ -130,12 +142,12 @@ CAUSES = {
     ),
     "approximate index": Cause(
         lambda at, _: at.missed is not None and at.missed.exact,
-        lambda n: f"an exact search has them among {n.candidates:,} candidates a leg, the index does not",
+        lambda n: f"an exact search has them among {_candidates(n.candidates)} a leg, the index does not",
         lambda n: f"tune the index: {tuned(n)}",
     ),
     "too shallow": Cause(
         lambda at, _: at.missed is not None and at.missed.deeper is not None,
-        lambda n: f"not among {n.candidates:,} candidates a leg, but among {n.deepest:,}",
+        lambda n: f"not among {_candidates(n.candidates)} a leg, but among {n.deepest:,}",
         lambda n: (
             f"more candidates, up to {n.deepest:,} a leg"
             if more_would_show(n)
@@ -144,7 +156,7 @@ CAUSES = {
     ),
     "unreached": Cause(
         lambda at, _: at.missed is not None,
-        lambda n: f"not even among {n.deepest:,} candidates a leg",
+        lambda n: f"not even among {_candidates(n.deepest)} a leg",
         _reach_them,
     ),
     "not retrieved": Cause(
@@ -156,6 +168,16 @@ CAUSES = {
         lambda at, _: at.sunk,
         lambda n: f"in the top {n.depth} by exact distances, among the candidates by those of the index",
         lambda n: f"tune the index: {tuned(n)}",
+    ),
+    "lost without a score": Cause(
+        lambda at, _: at.unscored,
+        lambda _: "among the candidates, and left without a score",
+        lambda _: f"find out why they have none: {WHY_UNSCORED}",
+    ),
+    "below min_score": Cause(
+        lambda at, depth: at.rank is not None and at.rank <= depth,
+        lambda n: f"the reranker ranks them in the top {n.depth}, and their scores are under its min_score",
+        lambda _: "lower min_score: result.thresholds says what each score would return",
     ),
     "lost by the reranker": Cause(
         lambda at, depth: at.first is not None and at.first <= depth,

@@ -17,6 +17,9 @@ UNJUDGED, MOSTLY_UNJUDGED = 0.2, 0.5
 # candidates of questions about an encyclopedia and about a shell, orders by chance had 0.00 to 0.02, and late
 # interaction, whether it helped or not, 0.57 to 0.64.
 DISAGREES = 0.1
+# Share of the candidates without a score, or of the queries whose documents all have the same, from which a reranker
+# cannot be said to rank.
+MOST = 0.5
 
 POOL_CAUSES = ("absent", "filtered", "approximate index", "too shallow", "unreached", "not retrieved")
 
@@ -33,7 +36,9 @@ class Numbers:
         What the next four are of.
     best, ceiling, reached : float
         Means over the queries: of an order with every relevant document at the top; of the best order of this
-        retriever's candidates, which no reranker can pass; and of its own order.
+        retriever's candidates, which no reranker can pass; and of its own order of all of them.
+    returned : float or None
+        Of what is left of that order by the reranker's ``min_score``; None for all of it.
     first_stage : float or None
         Of the order before the reranker; None without one.
     gain : Comparison or None
@@ -56,6 +61,10 @@ class Numbers:
         What wins back most of what the approximate index lost.
     agreement : dict of str to float
         Mean Spearman correlation of the reranker's order with each leg's, within the candidates.
+    unscored : float
+        Share of the candidates without a score.
+    alike : float
+        Share of the queries in which all scores are equal.
     unjudged : float
         Share of the documents at the top that nobody judged.
     irrelevant_judged : bool
@@ -78,6 +87,7 @@ class Numbers:
     best: float
     ceiling: float
     reached: float
+    returned: float | None = None
     first_stage: float | None = None
     gain: Comparison | None = None
     n_failed: int = 0
@@ -90,6 +100,8 @@ class Numbers:
     other_legs: dict[str, int] = field(default_factory=dict)
     tuning: Tuning | None = None
     agreement: dict[str, float] = field(default_factory=dict)
+    unscored: float = 0.0
+    alike: float = 0.0
     unjudged: float = 0.0
     irrelevant_judged: bool = False
     cut: int = 0
@@ -111,6 +123,21 @@ class Numbers:
         return self.ceiling - self.reached
 
     @property
+    def now(self) -> float:
+        """What a search has as it is, by its ``min_score``."""
+        return self.reached if self.returned is None else self.returned
+
+    @property
+    def threshold_loss(self) -> float:
+        """What it lacks because ``min_score`` leaves candidates out."""
+        return self.reached - self.now
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the scores are enough to rank by: most candidates have one, and they tell them apart."""
+        return self.unscored < MOST and self.alike < MOST
+
+    @property
     def failing(self) -> float:
         """The share of the queries that raised an error."""
         return self.n_failed / max(1, self.n_failed + self.n_queries)
@@ -128,7 +155,7 @@ class Numbers:
     @property
     def disagrees(self) -> bool:
         """Whether the reranker's order has nothing to do with that of any leg."""
-        return bool(self.agreement) and max(self.agreement.values()) < DISAGREES
+        return self.ranks and bool(self.agreement) and max(self.agreement.values()) < DISAGREES
 
     @property
     def enough(self) -> float:
@@ -147,8 +174,8 @@ class Numbers:
 
     @property
     def n_inside(self) -> int:
-        """Those of them that are."""
-        return self.n_lost - self.n_outside
+        """Those of them that are, and are lost in their order."""
+        return self.n_lost - self.n_outside - self.lost.get("below min_score", 0)
 
     def of_order(self, documents: int) -> float:
         """Return the part of `order_loss` that so many of the lost documents inside the pool stand for."""
@@ -157,3 +184,8 @@ class Numbers:
     def of_pool(self, documents: int) -> float:
         """Return the part of `pool_loss` that so many of the documents outside the pool stand for."""
         return self.pool_loss * documents / self.n_outside if self.n_outside else 0.0
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from lance_rerank.evaluation.diagnosis.losses import another_leg, more_would_show, tuned
-from lance_rerank.evaluation.diagnosis.numbers import MOSTLY_UNJUDGED, SMALL, Numbers
+from lance_rerank.evaluation.diagnosis.losses import WHY_UNSCORED, another_leg, more_would_show, tuned
+from lance_rerank.evaluation.diagnosis.numbers import MOST, MOSTLY_UNJUDGED, SMALL, Numbers, counted
 from lance_rerank.evaluation.significance import FEWEST_QUERIES, Comparison
 
 _FEWEST_LONG = 5
@@ -27,6 +27,13 @@ class Verdict:
 
 # The first that holds decides.
 VERDICTS = (
+    Verdict(
+        lambda n, _: n.unscored >= MOST, lambda n: f"it does not rank, {n.unscored:.0%} of the candidates have no score"
+    ),
+    Verdict(
+        lambda n, _: n.alike >= MOST,
+        lambda n: f"it does not rank, in {n.alike:.0%} of the queries all scores are equal",
+    ),
     Verdict(lambda n, gain: n.helps and gain.verdict == "better", lambda _: "it helps"),
     Verdict(
         lambda n, gain: gain.verdict != "worse" and n.headroom < n.enough and n.pool_loss < n.enough,
@@ -47,7 +54,7 @@ VERDICTS = (
     Verdict(lambda _, gain: gain.verdict == "better", lambda _: "it helps a little"),
     Verdict(
         lambda n, gain: gain.verdict != "worse" and gain.high >= n.enough,
-        lambda n: f"undecided, {n.n_queries:,} queries are too few to tell",
+        lambda n: f"undecided, {counted(n.n_queries, 'query is', 'queries are')} too few to tell",
     ),
     Verdict(
         lambda _, gain: gain.verdict == "worse",
@@ -132,9 +139,15 @@ def _harmful(n: Numbers) -> float:
 # What is broken comes before what is weak, where it costs enough; then that with the most at stake; then the first.
 RULES = (
     Rule(
+        "find out why it scores nothing",
+        lambda n: inf if n.unscored >= MOST else n.of_order(n.lost.get("lost without a score", 0)),
+        lambda n: f"{n.unscored:.1%} of the candidates have no score; {WHY_UNSCORED}",
+        mends=True,
+    ),
+    Rule(
         "leave it",
-        lambda n: inf if n.n_relevant and n.best - n.reached < n.enough and n.failing < SMALL else 0.0,
-        lambda n: f"{points(n.best - n.reached)} are all that is left to win",
+        lambda n: inf if n.n_relevant and n.best - n.now < n.enough and n.failing < SMALL else 0.0,
+        lambda n: f"{points(n.best - n.now)} are all that is left to win",
     ),
     Rule(
         "find out why it fails",
@@ -147,29 +160,44 @@ RULES = (
         lambda n: 0.0 if n.n_relevant else inf,
         lambda _: "no document is judged relevant for these queries, so that nothing can be told",
     ),
+    Rule(
+        "find out why it tells nothing apart",
+        lambda n: n.order_loss if n.alike >= MOST else 0.0,
+        lambda n: (
+            f"in {n.alike:.0%} of the queries all scores are equal; does it read the column that tells the documents "
+            "apart?"
+        ),
+        mends=True,
+    ),
     Rule("tune the index", _lost_by_index, tuned, mends=True),
     Rule(
         "add the documents",
         _outside("absent"),
-        lambda n: f"{n.lost['absent']:,} relevant ones are not in the table by these ids",
+        lambda n: f"{counted(n.lost['absent'], 'relevant one is', 'relevant ones are')} not in the table by these ids",
         mends=True,
     ),
     Rule(
         "check the filter",
         _outside("filtered"),
-        lambda n: f"it keeps {n.lost['filtered']:,} relevant documents out",
+        lambda n: f"it keeps {counted(n.lost['filtered'], 'relevant document')} out",
+        mends=True,
+    ),
+    Rule(
+        "lower min_score",
+        lambda n: n.threshold_loss,
+        lambda n: f"it costs {points(n.threshold_loss)}; result.thresholds says what each score would return",
         mends=True,
     ),
     Rule("add a leg", lambda n: n.of_pool(max(n.other_legs.values(), default=0)), another_leg),
     Rule(
         "more candidates",
         lambda n: _outside("too shallow")(n) if more_would_show(n) else 0.0,
-        lambda n: f"{n.lost['too shallow']:,} documents come with {n.deepest:,} a leg",
+        lambda n: f"{counted(n.lost['too shallow'], 'document comes', 'documents come')} with {n.deepest:,} a leg",
     ),
     Rule(
         "more candidates",
         _outside("not retrieved"),
-        lambda n: f"{n.lost['not retrieved']:,} documents are not in the run",
+        lambda n: f"{counted(n.lost['not retrieved'], 'document is', 'documents are')} not in the run",
     ),
     Rule(
         "shorten or split the texts",

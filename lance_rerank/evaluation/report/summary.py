@@ -138,9 +138,7 @@ def _family(comparisons: Comparisons) -> Family:
         Row(one, p_in_words(one), place(one.low), place(one.difference), place(one.high), place(0.0))
         for one in comparisons
     ]
-    # of several pairs the hardest to tell apart speaks: what it can show, all can
-    hardest = max(comparisons, key=lambda one: one.detectable or 0.0)
-    return Family(comparisons[0].measure, rows, hardest.power)
+    return Family(comparisons[0].measure, rows, comparisons.power)
 
 
 def p_in_words(comparison: Comparison) -> str:
