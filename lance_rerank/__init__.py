@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from lance_rerank.lance import connect, patch, unpatch
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.multivector import ColBERTEncoder
+    from lance_rerank.reindex import (
+        BackfillReport,
+        Gate,
+        Plan,
+        ReindexJob,
+        Status,
+        SwapReport,
+        Verification,
+        plan_reindex,
+    )
     from lance_rerank.rerankers import (
         BaseReranker,
         BlendReranker,
@@ -91,6 +101,16 @@ _HOMES = {
     "lance_rerank.evaluation.blend": ("fit_blend",),
     "lance_rerank.evaluation.compression": ("choose_compression",),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
+    "lance_rerank.reindex": (
+        "plan_reindex",
+        "Plan",
+        "ReindexJob",
+        "BackfillReport",
+        "Status",
+        "Verification",
+        "Gate",
+        "SwapReport",
+    ),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -148,6 +168,15 @@ __all__ = [
     "read_trec_run",
     "write_trec_qrels",
     "write_trec_run",
+    # another embedding model for a column
+    "plan_reindex",
+    "Plan",
+    "ReindexJob",
+    "BackfillReport",
+    "Status",
+    "Verification",
+    "Gate",
+    "SwapReport",
     # values and protocols
     "Document",
     "Encoder",

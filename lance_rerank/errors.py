@@ -16,6 +16,7 @@ Each message says what was expected, what is there, and what to do.
     ├── FittedForError          what was learned for other models or legs than those at hand
     ├── ModelError              a model did not load, raised, or answered with NaN or a wrong count
     ├── DatasetError            a judged data set is malformed; names file and line
+    ├── GateError               what was made did not pass the checks that stand before its use
     ├── ConflictError           other writers kept changing the rows a commit was made for
     └── UnsupportedError        LanceDB or the table at hand cannot do this
 """
@@ -69,6 +70,10 @@ class ModelError(LanceRerankError):
 
 class DatasetError(LanceRerankError):
     """A judged data set is missing a file or malformed; the message names file and line."""
+
+
+class GateError(LanceRerankError):
+    """What was made did not pass the checks that stand before its use; the message says which, and by how much."""
 
 
 class ConflictError(LanceRerankError):

@@ -13,6 +13,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PROMISED = {
     "hybrid_with_late_interaction.py": ["1. Rotating keys", "1. Exporting data", "1. Single sign-on", "candidates ("],
     "fit_a_guard.py": ["5-fold cross-validation", "guard against hybrid", "what a threshold costs"],
+    "swap_the_model.py": [
+        "8 rows in 1 commit, 8 texts embedded",
+        ": verified",
+        "the new model finds: Keys that were never used",
+        "the old model finds: The kitchen opens at noon.",
+        "columns at the end: ['id', 'text', 'vector']",
+    ],
     "own_reranker.py": ["by rank fusion: [1, 2]", "fresh first:    [2"],
 }
 

@@ -107,7 +107,7 @@ class Target:
     spool: Spool | None = None
 
 
-def backfill(target: Target, progress: Progress | None = None) -> BackfillResult:
+def backfill(target: Target, progress: Progress | None = None, rounds: int | None = None) -> BackfillResult:
     """Give every row whose value is missing, or that of an older text, its value, and return what was done.
 
     The column is added when the table lacks it. Run it again after a kill, or after rows were added or changed:
@@ -119,6 +119,9 @@ def backfill(target: Target, progress: Progress | None = None) -> BackfillResult
         What to fill.
     progress : callable, optional
         Called with (rows done, rows in all) after each window.
+    rounds : int, optional
+        How often to look for rows to fill, those found included; by default until there are none. A table that others
+        add to all the time may never come to that.
 
     Raises
     ------
@@ -144,16 +147,16 @@ def backfill(target: Target, progress: Progress | None = None) -> BackfillResult
         )
     tally = _Tally(progress)
     try:
-        _fill(target, tally)
+        _fill(target, tally, rounds)
     finally:
         table.checkout_latest()  # what was committed shows through the caller's table, whatever happened after
     return BackfillResult(target.column, tally.encoded, tally.without_text, tally.fragments)
 
 
-def _fill(target: Target, tally: _Tally) -> None:
+def _fill(target: Target, tally: _Tally, rounds: int | None) -> None:
     thwarted = 0
     ledger = Ledger(lance.dataset(target.table), target.column)
-    while outdated := _outdated(target, ledger):
+    while (rounds is None or rounds > 0) and (outdated := _outdated(target, ledger)):
         tally.expect(sum(outdated.values()))
         for fragment_id in outdated:
             if _fill_fragment(target, fragment_id, ledger, tally):
@@ -166,6 +169,8 @@ def _fill(target: Target, tally: _Tally) -> None:
                     f"{target.column!r}. Nothing is lost: run this again when fewer updates arrive."
                 )
             break  # fragments may have been rewritten: look again at what is missing
+        else:
+            rounds = None if rounds is None else rounds - 1
 
 
 def _outdated(target: Target, ledger: Ledger) -> dict[int, int]:
@@ -173,13 +178,13 @@ def _outdated(target: Target, ledger: Ledger) -> dict[int, int]:
     data = lance.dataset(target.table)
     found = {}
     for fragment in data.get_fragments():
-        surveyed = survey_fragment(data, fragment, target.column, target.source, ledger)
-        if surveyed.outdated:
-            found[fragment.fragment_id] = surveyed.outdated
+        source_file, column_file = fragment_files(data, fragment, target.column, target.source)
+        if column_file is not None and ledger.is_ours(source_file, column_file):
             continue
-        files = fragment_files(data, fragment, target.column, target.source)
-        if files[1] is not None and not ledger.is_ours(files[0], files[1]):
-            ledger.add([], files[0], files[1])  # looked through: no need to do it again
+        if outdated := survey_fragment(data, fragment, target.column, target.source, ledger).outdated:
+            found[fragment.fragment_id] = outdated
+        elif column_file is not None:
+            ledger.add([], source_file, column_file)  # looked through: no need to do it again
     return found
 
 
@@ -202,6 +207,19 @@ class _Tally:
 
 def _fill_fragment(target: Target, fragment_id: int, ledger: Ledger, tally: _Tally) -> bool:
     """Write and commit one fragment's values; False when another writer changed the fragment meanwhile."""
+    try:
+        return _write_fragment(target, fragment_id, ledger, tally)
+    except CommitConflictError as error:
+        logger.info("fragment %d was changed by another writer and is filled again: %s", fragment_id, error)
+    except (OSError, ValueError) as error:
+        if isinstance(error, LanceRerankError) or not lance.is_gone(error):
+            raise
+        logger.info("files of fragment %d were removed by another writer; it is filled again: %s", fragment_id, error)
+    return False
+
+
+def _write_fragment(target: Target, fragment_id: int, ledger: Ledger, tally: _Tally) -> bool:
+    """Write and commit one fragment's values; False when there is no such fragment any more."""
     data = lance.dataset(target.table)
     fragment = data.get_fragment(fragment_id)
     if fragment is None:
@@ -211,11 +229,7 @@ def _fill_fragment(target: Target, fragment_id: int, ledger: Ledger, tally: _Tal
     values = _fragment_values(data, fragment, target, ledger, counts, keys, tally)
     path = lance.write_column_file(data, target.column, values, target.encoder.storage)
     ledger.add(keys, fragment_files(data, fragment, target.column, target.source)[0], path)
-    try:
-        lance.replace_column(data, fragment_id, path)
-    except CommitConflictError as error:
-        logger.info("fragment %d was changed by another writer and is filled again: %s", fragment_id, error)
-        return False
+    lance.replace_column(data, fragment_id, path)
     if target.spool:
         target.spool.clear()
     tally.encoded += counts["encoded"]
@@ -247,7 +261,8 @@ def _fragment_values(
         stored = pa.nulls(len(sources), storage)
         if has_values:
             stored = without_extension(batch.column(target.column)).cast(storage)
-        values, encoded = _right_values(sources, stored, target, ledger)
+        fresh = ledger.fresh(sources, stored) if has_values else ~_held(sources)
+        values, encoded = _right_values(sources, stored, fresh, target)
         present = sources.is_valid().to_pylist()
         keys += [key for key, held in zip(digests(sources, values), present, strict=True) if held]
         yield _spread(values, places - position, end - position, storage)
@@ -259,15 +274,21 @@ def _fragment_values(
         yield pa.nulls(fragment.physical_rows - position, storage)
 
 
-def _right_values(sources: pa.Array, stored: pa.Array, target: Target, ledger: Ledger) -> tuple[pa.Array, int]:
+def _right_values(
+    sources: pa.Array, stored: pa.Array, fresh: npt.NDArray[np.bool_], target: Target
+) -> tuple[pa.Array, int]:
     """Return the sources' values, those stored where they are right, and how many were computed."""
-    fresh = ledger.fresh(sources, stored)
-    wanted = np.flatnonzero(~fresh & sources.is_valid().to_numpy(zero_copy_only=False))
+    wanted = np.flatnonzero(~fresh & _held(sources))
     computed = _encoded(target, sources.take(pa.array(wanted)))
-    place = np.where(fresh & stored.is_valid().to_numpy(zero_copy_only=False), np.arange(len(sources)), -1)
+    place = np.where(fresh & _held(stored), np.arange(len(sources)), -1)
     place[wanted] = len(sources) + np.arange(len(wanted))
     both = pa.concat_arrays([stored, computed])
     return both.take(pa.array(place, mask=place < 0)), len(wanted)
+
+
+def _held(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return which rows are not null."""
+    return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), bool)
 
 
 def _encoded(target: Target, sources: pa.Array) -> pa.Array:

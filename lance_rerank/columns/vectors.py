@@ -1,0 +1,176 @@
+"""One vector a row as a column of the table: each text is embedded once, and kept until the column is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lance_rerank.columns.vector_spool import VectorSpool, text_keys
+from lance_rerank.errors import ConflictError, LanceRerankError, ModelError
+from lance_rerank.types import FloatArray
+
+VectorDtype = Literal["float32", "float16"]
+VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+KIND = "vector"
+
+Embed = Callable[[Sequence[str]], FloatArray]
+
+
+class VectorColumn:
+    """Fills a column with a model's vectors, those that are spooled already without asking the model.
+
+    Parameters
+    ----------
+    embed : callable
+        Returns vectors ``(n_texts, dim)`` for texts.
+    spool : VectorSpool
+        What was embedded before, and where new vectors go.
+    batch_size : int
+        Texts embedded at a time: what a kill can cost.
+    before_batch : callable, optional
+        Called before each batch that is embedded.
+    """
+
+    expects = "texts"
+
+    def __init__(
+        self,
+        embed: Embed,
+        spool: VectorSpool,
+        batch_size: int = 64,
+        before_batch: Callable[[], None] | None = None,
+    ) -> None:
+        self._embed = embed
+        self._spool = spool
+        self._batch_size = batch_size
+        self._before_batch = before_batch
+        self.embedded = 0
+        """Texts that the model was asked for."""
+        self.zero_vectors = 0
+        """Those among them whose vector is zero, which no cosine can be computed with."""
+        value = VECTOR_TYPES[spool.dtype.name]
+        self.data_type = pa.fixed_shape_tensor(value, [spool.dim])
+        self.storage = pa.list_(value, spool.dim)
+
+    def accepts(self, data_type: pa.DataType) -> bool:
+        """Return whether a column holds strings."""
+        return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+    def encode(self, sources: pa.Array) -> pa.Array:
+        """Return the texts' vectors. A text without words has one too, as LanceDB's own functions give it."""
+        texts = sources.to_pylist()
+        keys = text_keys(texts)
+        self._compute(texts, keys, self._missing(keys))
+        vectors, damaged = self._spool.get(keys)
+        if len(damaged):
+            self._compute(texts, keys, damaged.tolist())
+            vectors, damaged = self._spool.get(keys)
+        if len(damaged):
+            raise ConflictError(
+                f"{len(damaged)} vectors that were just spooled cannot be read back: is the disk sound?"
+            )
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._spool.dim)
+
+    def spool(
+        self, texts: Sequence[str], row_ids: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Embed those texts that are not spooled, each once, in batches of similar length.
+
+        `progress` is called with the number of texts that were there, and then with that of each batch.
+
+        Raises
+        ------
+        ModelError
+            The model raised, or its answer to a batch is wrong. Nothing of that batch is spooled.
+        """
+        keys = text_keys(texts)
+        missing = self._missing(keys)
+        if progress:
+            progress(len(texts) - len(missing))
+        self._compute(texts, keys, missing, row_ids, progress)
+
+    def _missing(self, keys: Sequence[bytes]) -> list[int]:
+        """Return where the keys without a vector are, of equal ones the first."""
+        first: dict[bytes, int] = {}
+        for at in np.flatnonzero(~self._spool.has(keys)).tolist():
+            first.setdefault(keys[at], at)
+        return list(first.values())
+
+    def _compute(
+        self,
+        texts: Sequence[str],
+        keys: Sequence[bytes],
+        places: Sequence[int],
+        row_ids: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        ordered = sorted(places, key=lambda at: len(texts[at]), reverse=True)
+        for start in range(0, len(ordered), self._batch_size):
+            chosen = ordered[start : start + self._batch_size]
+            batch = [texts[at] for at in chosen]
+            rows = None if row_ids is None else [row_ids[at] for at in chosen]
+            if self._before_batch:
+                self._before_batch()
+            answer = _answer(self._embed, batch, rows)
+            vectors = checked_vectors(answer, batch, self._spool.dim, self._spool.dtype.name, rows)
+            self._spool.put([keys[at] for at in chosen], vectors)
+            self.embedded += len(batch)
+            self.zero_vectors += int((~vectors.any(axis=1)).sum())
+            if progress:
+                progress(len(batch))
+
+
+def _answer(embed: Embed, batch: Sequence[str], row_ids: Sequence[int] | None) -> Any:
+    try:
+        return embed(batch)
+    except LanceRerankError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the model failed on {_batch(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
+            "is kept; run this again to go on. The cause is chained to this error."
+        ) from error
+
+
+def checked_vectors(
+    answer: Any, batch: Sequence[str], dim: int, dtype: str, row_ids: Sequence[int] | None = None
+) -> npt.NDArray[Any]:
+    """Return a model's answer to a batch as it is stored, ``(n_texts, dim)``.
+
+    Raises
+    ------
+    ModelError
+        The answer has another shape, or numbers that are not finite or too large for the type they are stored in.
+    """
+    try:
+        vectors = np.asarray(answer, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"the model answered with no array of vectors on {_batch(batch, row_ids)}: {error}") from error
+    if vectors.shape != (len(batch), dim):
+        raise ModelError(
+            f"the model answered with an array of shape {vectors.shape} on {_batch(batch, row_ids)}; "
+            f"({len(batch)}, {dim}) was expected. Nothing of this batch is kept."
+        )
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(dtype)
+    for numbers, wrong in ((vectors, "NaN or infinite numbers"), (stored, f"numbers too large for {dtype}")):
+        if not (finite := np.isfinite(numbers).all(axis=1)).all():
+            at = int(np.flatnonzero(~finite)[0])
+            rows = None if row_ids is None else [row_ids[at]]
+            raise ModelError(
+                f"the model answered with {wrong} on {_batch([batch[at]], rows)}. Nothing of its batch of {len(batch)} "
+                "texts is kept; what was embedded before is. Run this again when the model or the text is mended."
+            )
+    return stored
+
+
+def _batch(texts: Sequence[str], row_ids: Sequence[int] | None) -> str:
+    """Return, for an error, which texts they are: the first one is what people look for."""
+    row = "" if row_ids is None else f" of row id {row_ids[0]}"
+    many = "the text" if len(texts) == 1 else f"{len(texts)} texts, the first"
+    shown = texts[0] if len(texts[0]) <= 60 else texts[0][:57] + "..."
+    return f"{many}{row}, {shown!r}"

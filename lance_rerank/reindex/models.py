@@ -1,0 +1,270 @@
+"""The model that a column is to come from: what users name it by, and what turns texts into its vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lancedb.embeddings import EmbeddingFunction, EmbeddingFunctionConfig, get_registry
+from lancedb.embeddings.sentence_transformers import SentenceTransformerEmbeddings
+
+from lance_rerank import models
+from lance_rerank.encoder import SentenceEncoder
+from lance_rerank.errors import ArgumentError, ModelError
+from lance_rerank.multivector import fingerprint
+from lance_rerank.types import Encoder, FloatArray
+
+SAME_COSINE = 0.999  # bfloat16 is at 0.9999 of float32; a prompt or another pooling is at 0.99 and less
+SAME_LENGTH = 0.01  # how much the lengths of two vectors of one text may differ, as a part of one
+
+Kind = Literal["sentence-transformers", "function", "encoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is written down of a model, so that another process can load it.
+
+    Attributes
+    ----------
+    name : str
+        For people: a folder, a hub id, or what an encoder calls itself.
+    kind : {"sentence-transformers", "function", "encoder"}
+        What embeds the column: this package's `SentenceEncoder`, the LanceDB function, or an encoder that only the
+        process it was made in has.
+    function : mapping or None
+        The LanceDB function that apps embed their queries with after the swap, as LanceDB writes it down: its ``name``
+        and its ``model``. None where apps have to pass vectors.
+    function_is_lancedbs : bool
+        Whether LanceDB brings the function along, so that every app can load it.
+    """
+
+    name: str
+    kind: Kind
+    function: Mapping[str, Any] | None = None
+    function_is_lancedbs: bool = False
+
+
+class FunctionEncoder:
+    """A LanceDB embedding function as an `Encoder`."""
+
+    fingerprint: str | None = None
+
+    def __init__(self, function: EmbeddingFunction) -> None:
+        self._function = function
+        self._works = False
+
+    def __repr__(self) -> str:
+        return f"{type(self._function).__name__}({getattr(self._function, 'name', '')!r})"
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self._function.ndims())
+
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Return query vectors as float32 ``(n_texts, dim)``."""
+        ask = self._function.compute_query_embeddings_with_retry
+        return self._stacked([self._asked(ask, self._function.compute_query_embeddings, text)[0] for text in texts])
+
+    def encode_documents(self, texts: Sequence[str]) -> FloatArray:
+        """Return document vectors as float32 ``(n_texts, dim)``."""
+        ask = self._function.compute_source_embeddings_with_retry
+        return self._stacked(self._asked(ask, self._function.compute_source_embeddings, list(texts)))
+
+    def _asked(self, with_retry: Callable[[Any], Any], once: Callable[[Any], Any], texts: Any) -> Any:
+        """Return vectors; what has never worked is not tried for minutes, as LanceDB does for a server's sake."""
+        vectors = with_retry(texts) if self._works else once(texts)
+        self._works = True
+        return vectors
+
+    def _stacked(self, vectors: Sequence[Any]) -> FloatArray:
+        if not len(vectors):
+            return np.empty((0, self.dim), np.float32)
+        if any(vector is None for vector in vectors):
+            raise ModelError(f"{self!r} answered with None in place of a vector")
+        return np.asarray(vectors, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model at hand: what is written down of it, and what embeds with it."""
+
+    spec: ModelSpec
+    encoder: Encoder
+
+    def sketch(self) -> str:
+        """Return a fingerprint: what the model makes of a few texts, with its name."""
+        return sketch(self.encoder, self.spec.name)
+
+
+def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[str]) -> Model:
+    """Return the model a user named, with the LanceDB function that apps are to use and the encoder to fill with.
+
+    Parameters
+    ----------
+    model : str, Path, EmbeddingFunction or Encoder
+        What to fill with.
+    function : EmbeddingFunction, optional
+        Beside an `Encoder`: the function that apps embed with.
+    sample : sequence of str
+        Texts by which the two are compared.
+
+    Raises
+    ------
+    ArgumentError
+        `model` is none of these, or `function` makes other vectors than the encoder.
+    ModelError
+        The model cannot be loaded, or answers wrong.
+    """
+    if isinstance(model, EmbeddingFunction):
+        if function is not None:
+            raise ArgumentError("model is a LanceDB embedding function: give no other as function=...")
+        return _of_function(model, sample)
+    if isinstance(model, str | Path):
+        if function is not None:
+            raise ArgumentError("function=... goes with an Encoder; for a path or hub id it is LanceDB's own")
+        return _of_function(sentence_transformers_function(model), sample)
+    if not isinstance(model, Encoder) or isinstance(model, type):
+        raise ArgumentError(
+            "model is a folder, a hub id, a LanceDB embedding function or an Encoder (dim, fingerprint, "
+            f"encode_queries, encode_documents), got {type(model).__name__}"
+        )
+    spec = ModelSpec(_encoder_name(model), "encoder", *_said_of(function))
+    if function is not None and (difference := disagreement(model, FunctionEncoder(function), sample)):
+        raise ArgumentError(
+            f"{model!r} and {FunctionEncoder(function)!r} make different vectors of the table's texts: {difference}. "
+            "Apps would search the column with the wrong ones. Name the function that belongs to the encoder, or give "
+            "the function itself as model=..."
+        )
+    return Model(spec, model)
+
+
+def load(spec: ModelSpec, given: object | None) -> Model:
+    """Return a model that was written down; an encoder has to be given again in another process."""
+    if given is not None and isinstance(given, Encoder):
+        return Model(spec, given)
+    if isinstance(given, EmbeddingFunction):
+        return Model(spec, FunctionEncoder(given))
+    if given is not None:
+        raise ArgumentError(f"model is an Encoder or a LanceDB embedding function here, got {type(given).__name__}")
+    if spec.kind == "encoder" or spec.function is None:
+        raise ArgumentError(f"the encoder {spec.name!r} cannot be loaded by its name: pass it as model=...")
+    if spec.kind == "sentence-transformers":
+        return Model(spec, _sentence_encoder(spec.function))
+    return Model(spec, FunctionEncoder(function_of(spec.function)))
+
+
+def function_of(said: Mapping[str, Any]) -> EmbeddingFunction:
+    """Return the LanceDB function that a table or a plan names.
+
+    Raises
+    ------
+    ModelError
+        This process has not registered it.
+    """
+    try:
+        return get_registry().get(said["name"]).create(**said["model"])
+    except KeyError as error:
+        raise ModelError(
+            f"the LanceDB embedding function {said['name']!r} is not registered in this process: import the module "
+            "that registers it"
+        ) from error
+
+
+def sentence_transformers_function(name: str | Path) -> EmbeddingFunction:
+    """Return LanceDB's own function for a model, which knows a folder by its absolute path."""
+    location = models.resolve_model(name)
+    if Path(location).is_dir():
+        location = str(Path(location).resolve())
+    return get_registry().get("sentence-transformers").create(name=location, trust_remote_code=False)
+
+
+def sketch(encoder: Encoder, name: str) -> str:
+    """Return the fingerprint of an encoder of one vector a text."""
+    return fingerprint.sketch(_OneToken(encoder), name)
+
+
+def disagreement(one: Encoder, other: Encoder, texts: Sequence[str]) -> str | None:
+    """Return, in words, how the vectors of two encoders differ; None where they are the same but for rounding."""
+    if one.dim != other.dim:
+        return f"{one.dim} dimensions against {other.dim}"
+    a, b = one.encode_documents(texts), other.encode_documents(texts)
+    cosine, ratio = agreement(a, b)
+    if cosine < SAME_COSINE:
+        return f"a cosine of {cosine:.4f} where they differ most"
+    if abs(ratio - 1) > SAME_LENGTH:
+        return f"vectors that are {ratio:.3g} times as long (is one normalised and the other not?)"
+    return None
+
+
+def agreement(a: FloatArray, b: FloatArray) -> tuple[float, float]:
+    """Return the smallest cosine between rows of two arrays, and how far the ratio of lengths gets from 1."""
+    lengths = [np.maximum(np.linalg.norm(vectors, axis=1), 1e-12) for vectors in (a, b)]
+    cosines = (a * b).sum(axis=1) / (lengths[0] * lengths[1])
+    cosines = np.where((lengths[0] <= 1e-12) & (lengths[1] <= 1e-12), 1.0, cosines)
+    ratios = lengths[0] / lengths[1]
+    return float(cosines.min()), float(ratios[np.argmax(np.abs(np.log(ratios)))])
+
+
+def _of_function(function: EmbeddingFunction, sample: Sequence[str]) -> Model:
+    """Return a LanceDB function as a model, by this package's faster encoder where that makes the same vectors."""
+    said = _said_of(function)
+    name = str(getattr(function, "name", None) or said[0]["name"])
+    encoder = FunctionEncoder(function)
+    if isinstance(function, SentenceTransformerEmbeddings):
+        with models.loading(name):
+            encoder.encode_documents(sample[:1])
+        fast = _sentence_encoder(said[0])
+        if disagreement(fast, encoder, sample) is None:
+            return Model(ModelSpec(name, "sentence-transformers", *said), fast)
+    return Model(ModelSpec(name, "function", *said), encoder)
+
+
+def _sentence_encoder(said: Mapping[str, Any]) -> SentenceEncoder:
+    """Return this package's encoder of the model that LanceDB's function was made for."""
+    function = function_of(said)
+    device = None if function.device == "cpu" else function.device  # LanceDB's default, where there may be faster ones
+    return SentenceEncoder(function.name, device=device, trust_remote_code=function.trust_remote_code)
+
+
+def _said_of(function: EmbeddingFunction | None) -> tuple[Any, bool]:
+    """Return what LanceDB writes down of a function, and whether it brings the function along."""
+    if function is None:
+        return None, False
+    config = EmbeddingFunctionConfig.model_construct(vector_column="", source_column="", function=function)
+    try:
+        said = get_registry().function_to_metadata(config)
+        json.dumps(said["model"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ArgumentError(
+            f"LanceDB cannot write {type(function).__name__} down for apps to load ({error}). Make the function by "
+            "lancedb.embeddings.get_registry().get(name).create(...)"
+        ) from error
+    return {"name": said["name"], "model": said["model"]}, type(function).__module__.startswith("lancedb.")
+
+
+def _encoder_name(encoder: Encoder) -> str:
+    for name in (getattr(encoder, "model_name", None), fingerprint.model_name(encoder.fingerprint)):
+        if name and name != fingerprint.model_name(None):
+            return str(name)
+    return type(encoder).__name__
+
+
+class _OneToken:
+    """An encoder of one vector a text, as one of token vectors."""
+
+    fingerprint: str | None = None
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.dim = encoder.dim
+
+    def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
+        return [vector[np.newaxis] for vector in self._encoder.encode_queries(texts)]
+
+    def encode_documents(self, texts: Sequence[str]) -> list[FloatArray]:
+        return [vector[np.newaxis] for vector in self._encoder.encode_documents(texts)]

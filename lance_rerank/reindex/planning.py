@@ -1,0 +1,231 @@
+"""Looking at a table and a model, without writing anything."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from lancedb.embeddings import EmbeddingFunction
+from lancedb.table import Table
+
+from lance_rerank import lance, models
+from lance_rerank.columns.arrays import without_extension
+from lance_rerank.columns.record import ColumnRecord
+from lance_rerank.columns.vectors import VECTOR_TYPES, VectorDtype, checked_vectors
+from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
+from lance_rerank.multivector.fingerprint import PROBES, same_encoder
+from lance_rerank.reindex import checks
+from lance_rerank.reindex.indexes import IndexChoice, index_wanted, require_choice
+from lance_rerank.reindex.models import SAME_COSINE, FunctionEncoder, Model, agreement, function_of, resolve, sketch
+from lance_rerank.reindex.plan import Plan
+from lance_rerank.types import Encoder, FloatArray
+
+BATCH_SIZE = 64
+COMPARED = 32  # texts by which an encoder is compared with a LanceDB function
+
+
+def plan_reindex(
+    table: object,
+    *,
+    column: str | None = None,
+    source: str | None = None,
+    model: object,
+    function: EmbeddingFunction | None = None,
+    dtype: VectorDtype | None = None,
+    index: IndexChoice = "auto",
+    batch_size: int | None = None,
+    work_dir: str | Path | None = None,
+    sample: int = 200,
+) -> Plan:
+    """Return how a vector column would be filled by another model, and what that takes; nothing is written.
+
+    Parameters
+    ----------
+    table : lancedb.table.Table
+        Local or on an object store.
+    column : str, optional
+        The vector column; by default the only one.
+    source : str, optional
+        The column of texts; by default the one that the table's embedding function names.
+    model : str, Path, EmbeddingFunction or Encoder
+        A saved model's folder, a hub id, a LanceDB embedding function or an encoder of your own. The first two become
+        LanceDB's own function, computed by the faster `SentenceEncoder` where that makes the same vectors.
+    function : EmbeddingFunction, optional
+        Beside an encoder: the LanceDB function that makes the same vectors, by which apps embed after the swap.
+    dtype : {"float32", "float16"}, optional
+        How vectors are stored; by default as the column stores them now, float32 where that is neither.
+    index : str, default "auto"
+        The index on the new column: "auto" as the column has one now, "none", or a kind such as "ivf_flat".
+    batch_size : int, optional
+        Texts embedded at a time, 64 by default: what a kill can cost.
+    work_dir : str or Path, optional
+        A local folder for what is embedded until it is committed; by default inside the table's folder. Has to be named
+        for a table on an object store.
+    sample : int, default 200
+        Texts to measure the model's speed on.
+
+    Raises
+    ------
+    ColumnError, ArgumentError, ModelError, ConflictError, UnsupportedError
+        What stands against it, each with what to do.
+
+    Examples
+    --------
+    >>> import lancedb, lance_rerank
+    >>> docs = lancedb.connect("data").open_table("docs")  # doctest: +SKIP
+    >>> print(lance_rerank.plan_reindex(docs, model="models/embedder"))  # doctest: +SKIP
+    Reindex docs.vector with models/embedder (job 1a2b3c4d)
+    ...
+    """
+    _check_arguments(dtype, index, batch_size, sample)
+    opened = checks.require_table(table, "plan_reindex")
+    name, data_type = checks.vector_column(opened.schema, column)
+    text_column = checks.source_column(opened, name, source)
+    checks.require_no_job(opened, name)
+    job = uuid.uuid4().hex[:8]
+    work = None if work_dir is None else str(Path(work_dir).absolute())
+    checks.work_folder(opened.uri, work, job)
+    texts, stored = _sample(opened, text_column, name, sample)
+    resolved = resolve(model, function, texts[:COMPARED] or PROBES)
+    vectors, speed = _measured(resolved.encoder, texts, batch_size or BATCH_SIZE)
+    stored_as = dtype or (data_type.value_type.to_pandas_dtype().__name__)
+    fingerprint = resolved.sketch()
+    if dtype is None or data_type.value_type == VECTOR_TYPES[dtype]:
+        _require_another_model(opened, name, resolved, fingerprint, vectors, stored)
+    rows = opened.count_rows()
+    plan = Plan(
+        job=job,
+        table=opened.name,
+        uri=opened.uri,
+        version=opened.version,
+        column=name,
+        source=text_column,
+        shadow=f"{name}_next_{job}",
+        model=resolved.spec,
+        fingerprint=fingerprint,
+        dim=resolved.encoder.dim,
+        old_dim=data_type.list_size,
+        dtype=stored_as if stored_as in VECTOR_TYPES else "float32",
+        batch_size=batch_size or BATCH_SIZE,
+        rows=rows,
+        fragments=len(lance.dataset(opened).get_fragments()),
+        without_text=opened.count_rows(f"`{text_column}` IS NULL"),
+        sampled=len(texts),
+        tokens_a_text=_tokens(resolved, texts),
+        texts_a_second=speed,
+        index=index_wanted(opened, name, index, resolved.encoder.dim == data_type.list_size, rows),
+        had_function=_live_entry(opened, name) is not None,
+        work_dir=work,
+        handles=(table, resolved),
+    )
+    checks.require_disk(plan.uri, plan.column_bytes + plan.index_bytes, work, plan.spool_bytes)
+    return plan
+
+
+def _check_arguments(dtype: object, index: str, batch_size: object, sample: object) -> None:
+    require_choice(index)
+    if dtype is not None and dtype not in VECTOR_TYPES:
+        raise ArgumentError(f"dtype must be one of {', '.join(VECTOR_TYPES)}, got {dtype!r}")
+    for name, number in (("batch_size", 1 if batch_size is None else batch_size), ("sample", sample)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ArgumentError(f"{name} must be at least 1, got {number!r}")
+
+
+def _sample(table: Table, source: str, column: str, size: int) -> tuple[list[str], pa.Array]:
+    """Return texts drawn from the whole table, always the same ones, and their vectors of now."""
+    data = lance.dataset(table)
+    rows = data.count_rows()
+    chosen = np.sort(np.random.default_rng(0).choice(rows, min(size, rows), replace=False))
+    drawn = data.take(chosen.tolist(), columns=[source, column]) if len(chosen) else data.schema.empty_table()
+    drawn = drawn.filter(drawn.column(source).is_valid())
+    return drawn.column(source).to_pylist(), without_extension(drawn.column(column).combine_chunks())
+
+
+def _measured(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[FloatArray, float | None]:
+    """Return the texts' vectors, and how many a second were embedded, in batches of similar length as in the job."""
+    vectors = np.empty((len(texts), encoder.dim), np.float32)
+    if not texts:
+        return vectors, None
+    _embedded(encoder, texts[:batch_size])  # loads the model
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]), reverse=True)
+    start = time.perf_counter()
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin : begin + batch_size]
+        vectors[batch] = _embedded(encoder, [texts[at] for at in batch])
+    return vectors, len(texts) / max(time.perf_counter() - start, 1e-9)
+
+
+def _embedded(encoder: Encoder, texts: Sequence[str]) -> Any:
+    try:
+        answer = encoder.encode_documents(texts)
+    except LanceRerankError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model failed on {len(texts)} texts: {type(error).__name__}: {error}") from error
+    return checked_vectors(answer, texts, encoder.dim, "float32")
+
+
+def _require_another_model(
+    table: Table, column: str, model: Model, fingerprint: str, vectors: FloatArray, stored: pa.Array
+) -> None:
+    """Raise `ArgumentError` where the column holds this model's vectors already.
+
+    The vectors themselves decide where there are any, so that a column whose metadata are wrong can be mended.
+    """
+    held = stored.is_valid().to_numpy(zero_copy_only=False)
+    if held.any() and stored.type.list_size != vectors.shape[1]:
+        return
+    if held.any():
+        now = np.asarray(stored.drop_null().flatten().to_numpy(zero_copy_only=False), np.float32)
+        pairs = zip(vectors[held], now.reshape(-1, vectors.shape[1]), strict=True)
+        same = [_same(new[np.newaxis], old[np.newaxis]) for new, old in pairs]
+        is_same = bool(np.mean(same) > 0.5)  # texts that were changed since have the vectors of the old ones
+    else:
+        is_same = _is_live_model(table, column, fingerprint)
+    if is_same:
+        raise ArgumentError(
+            f"column {column!r} holds the vectors of {model.spec.name} already: there is nothing to replace. For rows "
+            "whose text was changed since, compute and merge these alone"
+        )
+
+
+def _same(new: FloatArray, old: FloatArray) -> bool:
+    cosine, ratio = agreement(new, old)
+    return cosine >= SAME_COSINE and abs(ratio - 1) < 0.1
+
+
+def _is_live_model(table: Table, column: str, fingerprint: str) -> bool:
+    """Tell whether what is noted of a column's model, or its embedding function, is the model of a fingerprint."""
+    noted = lance.schema_metadata(table).get(lance.model_key(column))
+    record = ColumnRecord.of(table.schema, column)
+    known = noted or (record.encoder if record else None)
+    entry = _live_entry(table, column)
+    if known is None and entry is not None:
+        try:
+            known = sketch(FunctionEncoder(function_of(entry)), "")
+        except LanceRerankError:  # the function is another process's, and says nothing here
+            return False
+    return known is not None and same_encoder(known, fingerprint)
+
+
+def _live_entry(table: Table, column: str) -> dict[str, Any] | None:
+    entries = lance.embedding_entries({k: v.encode() for k, v in lance.schema_metadata(table).items()})
+    return next((entry for entry in entries if entry["vector_column"] == column), None)
+
+
+def _tokens(model: Model, texts: Sequence[str]) -> float | None:
+    """Return how many tokens a text has on average, None where the model's tokenizer is not known."""
+    function = model.spec.function
+    if not texts or function is None or function["name"] != "sentence-transformers":
+        return None
+    from transformers import AutoTokenizer
+
+    location = models.resolve_model(model.spec.name)
+    with models.loading(model.spec.name):
+        counted = AutoTokenizer.from_pretrained(location)(list(texts))["input_ids"]
+    return float(np.mean([len(tokens) for tokens in counted]))
