@@ -200,36 +200,31 @@ def test_a_harmful_reranker_does_no_harm(searched, tmp_path, name, kind):
     assert max(losses) <= 0.005
 
 
-def test_the_gain_of_a_helpful_reranker_is_kept(searched, squad_cross_encoder):
-    data = searched("squad")
+def late_interaction(data: Searched) -> lr.LateInteractionReranker:
     colbert = lr.ColBERTEncoder()
     if "colbert" not in data.table.schema.names:
         lr.add_multivector_column(data.table, encoder=colbert)
-    rerankers = {
-        "cross-encoder trained on squad": Remembering(
-            lr.CrossEncoderReranker(squad_cross_encoder, device="cpu", max_length=128)
-        ),
-        "late interaction": lr.LateInteractionReranker(colbert, table=data.table),
-    }
-    rows, kept = [HEADER], []
-    for name, reranker in rerankers.items():
-        form, values = measured(data, reranker)
-        rows.append(row(name, form, values))
-        gain = (values["reranker"] - values["first stage"]).mean()
-        assert gain > 0, "else there is nothing to keep"
-        kept.append((values["guard"] - values["first stage"]).mean() / gain)
-    print_table(f"squad, {len(data.test.queries)} test queries: nDCG@10, points against the first stage", rows)
-    assert min(kept) >= 0.9
+    return lr.LateInteractionReranker(colbert, table=data.table)
 
 
-def test_on_mixed_queries_the_guard_is_better_than_both(searched, squad_cross_encoder):
-    """Half of the queries are of the kind that the cross-encoder was trained for, half are not."""
-    data = searched(*SETS)
-    form, values = measured(
-        data, Remembering(lr.CrossEncoderReranker(squad_cross_encoder, device="cpu", max_length=128))
+def test_the_gain_of_a_helpful_reranker_is_kept(searched):
+    data = searched("squad")
+    form, values = measured(data, late_interaction(data))
+    print_table(
+        f"squad, {len(data.test.queries)} test queries: nDCG@10, points against the first stage",
+        [HEADER, row("late interaction", form, values)],
     )
+    gain = (values["reranker"] - values["first stage"]).mean()
+    assert gain > 0, "else there is nothing to keep"
+    assert (values["guard"] - values["first stage"]).mean() >= 0.9 * gain
+
+
+def test_on_mixed_queries_the_guard_is_better_than_both(searched):
+    """Late interaction with plain MiniLM helps on squad and does not on nl2bash; here they are one table."""
+    data = searched(*SETS)
+    form, values = measured(data, late_interaction(data))
     print_table(
         f"squad and nl2bash, {len(data.test.queries)} test queries: nDCG@10, points against the first stage",
-        [HEADER, row("cross-encoder trained on squad", form, values)],
+        [HEADER, row("late interaction", form, values)],
     )
     assert values["guard"].mean() > max(values["first stage"].mean(), values["reranker"].mean())
