@@ -113,7 +113,7 @@ def test_a_retriever_of_a_file_is_fitted_again_whatever_it_was_guarded_by(place,
 def test_a_guard_of_other_legs_is_refused(place, fitted):
     path, _ = fitted
     message = refused("evaluate", *place, "--retrievers", f"vector+late-interaction+guard:{path}")
-    assert "fitted on the legs vector + fts" in message
+    assert "fitted on the legs vector, full text" in message
 
 
 @pytest.mark.parametrize(
