@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lance_rerank.evaluation.measures import score
 from lance_rerank.evaluation.significance import compare
+from lance_rerank.evaluation.thresholds import calibration
 from lance_rerank.rerankers.features import Features
 from lance_rerank.rerankers.fitted import BlendModel, Estimate
 
@@ -244,13 +245,13 @@ def _offsets(model: BlendModel, features: Features) -> list[str]:
 
 
 def _calibration_error(probabilities: Sequence[Floats], relevant: Sequence[npt.NDArray[np.bool_]]) -> float:
-    """Return the expected calibration error of the first ten of each query, over ten bins of equal width."""
+    """Return the expected calibration error of the first ten of each query."""
     first = [np.argsort(-one, kind="stable")[:_TOP] for one in probabilities]
     said = np.concatenate([one[best] for one, best in zip(probabilities, first, strict=True)])
     true = np.concatenate([one[best] for one, best in zip(relevant, first, strict=True)])
-    bins = np.minimum((said * 10).astype(int), 9)
-    errors = [abs(said[bins == one].mean() - true[bins == one].mean()) * (bins == one).mean() for one in set(bins)]
-    return float(sum(errors))
+    found = calibration(said, true)
+    assert found is not None  # they are probabilities
+    return found.expected_error
 
 
 def _spread(values: Floats) -> Floats:

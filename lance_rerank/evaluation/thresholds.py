@@ -319,7 +319,7 @@ def thresholds(
         n_unscored=len(values) - len(known),
         n_unjudged=int(known[:, 2].sum()),
         points=tuple(map(levels.at, levels.thinned())),
-        calibration=_calibration(score, relevant),
+        calibration=calibration(score, relevant),
         _levels=levels,
     )
 
@@ -370,7 +370,8 @@ def _in_even_steps(falling: _Floats) -> _Counts:
     return found.astype(np.int64)
 
 
-def _calibration(score: _Floats, relevant: npt.NDArray[np.bool_]) -> Calibration | None:
+def calibration(score: _Floats, relevant: npt.NDArray[np.bool_]) -> Calibration | None:
+    """Return how far scores ``(n,)`` are from the share of relevant documents ``(n,)``; None unless all lie in 0..1."""
     if score.min() < 0 or score.max() > 1:
         return None
     places = np.minimum((score * BINS).astype(np.int64), BINS - 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import commands
 import pytest
 from typer.testing import CliRunner
 
@@ -13,25 +15,7 @@ from lance_rerank.evaluation import EvaluationResult, evaluate_runs
 QRELS = {f"q{i}": {"d1": 1} for i in range(8)}
 
 
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, ["compare", *(str(argument) for argument in arguments)])
-
-
-def run(*arguments: object):
-    """Invoke the command where it has to succeed."""
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: object) -> str:
-    """Return the one line that the command says on stderr before it gives up."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+invoke, run, refused = (partial(one, "compare") for one in (commands.invoke, commands.run, commands.refused))
 
 
 @pytest.fixture

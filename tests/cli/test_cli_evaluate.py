@@ -8,35 +8,13 @@ from typing import get_args
 
 import lancedb
 import pytest
-from typer.testing import CliRunner
+from commands import invoke, refused, run
 
-from lance_rerank.cli.app import app
 from lance_rerank.cli.recipe_file import read_recipes
 from lance_rerank.cli.recipes import RERANKERS, Recipe
 from lance_rerank.errors import ArgumentError
 from lance_rerank.evaluation import EvaluationResult
 from lance_rerank.lexical.index import Freshness
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "60"})
-
-
-def run(*arguments: object):
-    """Invoke a command that has to succeed."""
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: object) -> str:
-    """Return the one line that a command says on stderr before it gives up."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
