@@ -12,7 +12,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -171,7 +171,8 @@ def _version() -> str:
 
 
 def _line(block: Block) -> bytes:
-    text = json.dumps(asdict(block)).encode()
+    # not asdict, which copies every score: that alone took a tenth of fast searches' time
+    text = json.dumps({"found": block.found, "scores": block.scores, "milliseconds": block.milliseconds}).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
