@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lance_rerank"
 
 # A module imports only from rows above its own or from its own folder.
 LAYERS = (
-    ("errors", "extras", "types"),
+    ("errors", "extras", "fingerprint", "types"),
     ("arrow", "lance", "models", "stages", "wire"),
     ("encoder", "multivector", "lexical", "datasets"),
     ("columns",),
@@ -27,7 +27,7 @@ LAYERS = (
 )
 LAYER_OF = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 # Neighbours that may look at each other, one way: a missing extra is an error; LanceDB's hooks hand on Arrow tables.
-BESIDE = {("extras", "errors"), ("types", "errors"), ("lance", "arrow")}
+BESIDE = {("extras", "errors"), ("types", "errors"), ("fingerprint", "types"), ("lance", "arrow")}
 FACADE_FROM = LAYER_OF["jobs"]  # from here on, modules may use the package as its users do
 
 TOP_LEVEL = {

@@ -183,8 +183,8 @@ def _token_encoder(shared: _Shared, model: str | None) -> TokenEncoder:
     """Return an encoder of the model named, else of the one that filled the table's token vectors."""
     from lance_rerank import models
     from lance_rerank.columns.record import ColumnRecord
+    from lance_rerank.fingerprint import model_name
     from lance_rerank.multivector import ColBERTEncoder
-    from lance_rerank.multivector.fingerprint import model_name
 
     table = shared.table
     if TOKENS not in table.schema.names:

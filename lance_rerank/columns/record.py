@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from lance_rerank.errors import ColumnError
-from lance_rerank.multivector.fingerprint import model_name, same_encoder
+from lance_rerank.fingerprint import model_name, same_encoder
 
 _KEY = "lance_rerank"
 

@@ -29,6 +29,7 @@ from lance_rerank.lance.following import (
     patch,
     unpatch,
 )
+from lance_rerank.lance.functions import FunctionEncoder
 from lance_rerank.lance.hybrid import (
     AsyncHybridBuilder,
     HybridBuilder,
@@ -145,6 +146,7 @@ __all__ = [
     # legs
     "Filter",
     "FullTextLeg",
+    "FunctionEncoder",
     "LegRequest",
     "LegSteps",
     "Projection",

@@ -16,8 +16,8 @@ import numpy as np
 from lance_rerank import models
 from lance_rerank.errors import LanceRerankError, ModelError
 from lance_rerank.extras import require
+from lance_rerank.fingerprint import sketch
 from lance_rerank.multivector.explanation import positional_names
-from lance_rerank.multivector.fingerprint import sketch
 from lance_rerank.types import FloatArray, TokenEncoder
 
 logger = logging.getLogger(__name__)

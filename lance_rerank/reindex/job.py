@@ -18,7 +18,7 @@ from lance_rerank.columns.ledger import forget
 from lance_rerank.columns.vector_spool import VectorSpool
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, ModelError
-from lance_rerank.multivector.fingerprint import model_name, same_encoder
+from lance_rerank.fingerprint import model_name, same_encoder
 from lance_rerank.reindex.checks import local_folder, require_table, vector_column, work_folder
 from lance_rerank.reindex.evaluating import Gate, compare_columns
 from lance_rerank.reindex.filling import BackfillReport, Filling, OnPhase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,10 @@ import numpy as np
 from lancedb.embeddings import EmbeddingFunction, EmbeddingFunctionConfig, get_registry
 from lancedb.embeddings.sentence_transformers import SentenceTransformerEmbeddings
 
-from lance_rerank import models
+from lance_rerank import fingerprint, models
 from lance_rerank.encoder import SentenceEncoder
 from lance_rerank.errors import ArgumentError, ModelError
-from lance_rerank.multivector import fingerprint
+from lance_rerank.lance import FunctionEncoder
 from lance_rerank.types import Encoder, FloatArray
 
 SAME_COSINE = 0.999  # bfloat16 is at 0.9999 of float32; a prompt or another pooling is at 0.99 and less
@@ -48,47 +48,6 @@ class ModelSpec:
     function_is_lancedbs: bool = False
 
 
-class FunctionEncoder:
-    """A LanceDB embedding function as an `Encoder`."""
-
-    fingerprint: str | None = None
-
-    def __init__(self, function: EmbeddingFunction) -> None:
-        self._function = function
-        self._works = False
-
-    def __repr__(self) -> str:
-        return f"{type(self._function).__name__}({getattr(self._function, 'name', '')!r})"
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return int(self._function.ndims())
-
-    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Return query vectors as float32 ``(n_texts, dim)``."""
-        ask = self._function.compute_query_embeddings_with_retry
-        return self._stacked([self._asked(ask, self._function.compute_query_embeddings, text)[0] for text in texts])
-
-    def encode_documents(self, texts: Sequence[str]) -> FloatArray:
-        """Return document vectors as float32 ``(n_texts, dim)``."""
-        ask = self._function.compute_source_embeddings_with_retry
-        return self._stacked(self._asked(ask, self._function.compute_source_embeddings, list(texts)))
-
-    def _asked(self, with_retry: Callable[[Any], Any], once: Callable[[Any], Any], texts: Any) -> Any:
-        """Return vectors; what has never worked is not tried for minutes, as LanceDB does for a server's sake."""
-        vectors = with_retry(texts) if self._works else once(texts)
-        self._works = True
-        return vectors
-
-    def _stacked(self, vectors: Sequence[Any]) -> FloatArray:
-        if not len(vectors):
-            return np.empty((0, self.dim), np.float32)
-        if any(vector is None for vector in vectors):
-            raise ModelError(f"{self!r} answered with None in place of a vector")
-        return np.asarray(vectors, np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model at hand: what is written down of it, and what embeds with it."""
@@ -98,7 +57,7 @@ class Model:
 
     def sketch(self) -> str:
         """Return a fingerprint: what the model makes of a few texts, with its name."""
-        return sketch(self.encoder, self.spec.name)
+        return fingerprint.sketch(self.encoder, self.spec.name)
 
 
 def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[str]) -> Model:
@@ -183,11 +142,6 @@ def sentence_transformers_function(name: str | Path) -> EmbeddingFunction:
     return get_registry().get("sentence-transformers").create(name=location, trust_remote_code=False)
 
 
-def sketch(encoder: Encoder, name: str) -> str:
-    """Return the fingerprint of an encoder of one vector a text."""
-    return fingerprint.sketch(_OneToken(encoder), name)
-
-
 def disagreement(one: Encoder, other: Encoder, texts: Sequence[str]) -> str | None:
     """Return, in words, how the vectors of two encoders differ; None where they are the same but for rounding."""
     if one.dim != other.dim:
@@ -252,19 +206,3 @@ def _encoder_name(encoder: Encoder) -> str:
         if name and name != fingerprint.model_name(None):
             return str(name)
     return type(encoder).__name__
-
-
-class _OneToken:
-    """An encoder of one vector a text, as one of token vectors."""
-
-    fingerprint: str | None = None
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.dim = encoder.dim
-
-    def encode_queries(self, texts: Sequence[str]) -> list[FloatArray]:
-        return [vector[np.newaxis] for vector in self._encoder.encode_queries(texts)]
-
-    def encode_documents(self, texts: Sequence[str]) -> list[FloatArray]:
-        return [vector[np.newaxis] for vector in self._encoder.encode_documents(texts)]

@@ -18,10 +18,10 @@ from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.columns.vectors import VECTOR_TYPES, VectorDtype, checked_vectors
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
-from lance_rerank.multivector.fingerprint import PROBES, same_encoder
+from lance_rerank.fingerprint import PROBES, same_encoder, sketch
 from lance_rerank.reindex import checks
 from lance_rerank.reindex.indexes import IndexChoice, index_wanted, require_choice
-from lance_rerank.reindex.models import SAME_COSINE, FunctionEncoder, Model, agreement, function_of, resolve, sketch
+from lance_rerank.reindex.models import SAME_COSINE, Model, agreement, function_of, resolve
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.types import Encoder, FloatArray
 
@@ -207,7 +207,7 @@ def _is_live_model(table: Table, column: str, fingerprint: str) -> bool:
     entry = _live_entry(table, column)
     if known is None and entry is not None:
         try:
-            known = sketch(FunctionEncoder(function_of(entry)), "")
+            known = sketch(lance.FunctionEncoder(function_of(entry)), "")
         except LanceRerankError:  # the function is another process's, and says nothing here
             return False
     return known is not None and same_encoder(known, fingerprint)

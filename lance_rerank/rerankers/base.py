@@ -14,7 +14,7 @@ from lancedb.rerankers import Reranker
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError, QueryError, RowIdError
-from lance_rerank.multivector.fingerprint import PROBES
+from lance_rerank.fingerprint import PROBES
 from lance_rerank.rerankers.texts import TextSource
 
 Scores: TypeAlias = "Sequence[float] | npt.NDArray[np.floating[Any]] | pa.Array"

@@ -12,7 +12,7 @@ import numpy as np
 
 from lance_rerank import models
 from lance_rerank.errors import ModelError
-from lance_rerank.multivector.fingerprint import PROBES
+from lance_rerank.fingerprint import PROBES
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore
 from lance_rerank.types import FloatArray

@@ -15,7 +15,7 @@ import numpy as np
 
 from lance_rerank import arrow
 from lance_rerank.errors import ArgumentError, FittedForError
-from lance_rerank.multivector.fingerprint import close
+from lance_rerank.fingerprint import close
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.blend import WrappingReranker
 from lance_rerank.rerankers.features import Features, Floats, describe

@@ -16,6 +16,7 @@ from lance_rerank import arrow, lance
 from lance_rerank.columns.multivector import MultivectorColumn
 from lance_rerank.columns.record import ColumnRecord, require_encoder
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError
+from lance_rerank.fingerprint import PROBES
 from lance_rerank.multivector.encoder import encode_token_queries
 from lance_rerank.multivector.explanation import (
     Explanation,
@@ -24,7 +25,6 @@ from lance_rerank.multivector.explanation import (
     pooled_names,
     query_names,
 )
-from lance_rerank.multivector.fingerprint import PROBES
 from lance_rerank.multivector.maxsim import Ragged, maxsim
 from lance_rerank.rerankers.base import BaseReranker, Scores
 from lance_rerank.rerankers.fusion import ReturnScore

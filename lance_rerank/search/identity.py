@@ -10,7 +10,7 @@ import numpy as np
 from lancedb.table import LanceTable
 
 from lance_rerank import lance
-from lance_rerank.multivector.fingerprint import PROBES
+from lance_rerank.fingerprint import PROBES
 from lance_rerank.rerankers.base import BaseReranker
 
 # not the name, and not what is selected: neither changes an answer

@@ -17,8 +17,8 @@ from lancedb.table import Table
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
+from lance_rerank.fingerprint import PROBES, projected
 from lance_rerank.lexical.index import Freshness
-from lance_rerank.multivector.fingerprint import PROBES, projected
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
 from lance_rerank.search import identity

@@ -178,7 +178,7 @@ class TestFingerprint:
         lr.sync_multivector_column(table, encoder=Words(None))
 
     def test_one_model_in_two_precisions_is_the_same_and_another_model_is_not(self, tiny_encoder, tmp_path):
-        from lance_rerank.multivector.fingerprint import same_encoder
+        from lance_rerank.fingerprint import same_encoder
 
         exact, coarse = (
             lr.ColBERTEncoder(tiny_encoder, device="cpu", precision=p).fingerprint for p in ("float32", "bfloat16")

@@ -1,4 +1,4 @@
-"""Whether two token encoders are the same model, told by what they make of a few texts."""
+"""Whether two encoders are the same model, told by what they make of a few texts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from lance_rerank.types import FloatArray, TokenEncoder
+from lance_rerank.types import Encoder, FloatArray, TokenEncoder
 
 PROBES = ("What is the capital of France?", "Rotate the API key, then revoke it.", "def add(a, b): return a + b")
 SKETCH = 32  # numbers a probe and side
 TOLERANCE = 0.02  # bfloat16 and other libraries differ by less than 0.01 from float32, other models by 0.5 and more
 
 
-def sketch(encoder: TokenEncoder, model: str) -> str:
+def sketch(encoder: Encoder | TokenEncoder, model: str) -> str:
     """Return a fingerprint: the model's name, its dimension, and a projection of its vectors of the probe texts."""
     sides = [encoder.encode_queries(PROBES), encoder.encode_documents(PROBES)]
-    numbers = [projected(vectors) for side in sides for vectors in side]
+    numbers = [projected(np.atleast_2d(vectors)) for side in sides for vectors in side]
     packed = base64.b85encode(np.concatenate(numbers).astype(np.float16).tobytes()).decode()
     return json.dumps({"model": model, "dim": encoder.dim, "sketch": packed})
 
