@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lance_rerank.columns.vector_spool import VectorSpool, text_keys
+from lance_rerank.columns.vector_spool import TokenSpool, VectorSpool, text_keys
 from lance_rerank.errors import ConflictError, LanceRerankError, ModelError
 from lance_rerank.types import FloatArray
 
@@ -17,7 +17,7 @@ VectorDtype = Literal["float32", "float16"]
 VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 KIND = "vector"
 
-Embed = Callable[[Sequence[str]], FloatArray]
+Embed = Callable[[Sequence[str]], FloatArray | list[FloatArray]]
 
 
 class VectorColumn:
@@ -40,21 +40,19 @@ class VectorColumn:
     def __init__(
         self,
         embed: Embed,
-        spool: VectorSpool,
+        spool: VectorSpool | TokenSpool,
         batch_size: int = 64,
         before_batch: Callable[[], None] | None = None,
     ) -> None:
         self._embed = embed
-        self._spool = spool
+        self._spool: Any = spool
         self._batch_size = batch_size
         self._before_batch = before_batch
         self.embedded = 0
         """Texts that the model was asked for."""
         self.zero_vectors = 0
         """Those among them whose vector is zero, which no cosine can be computed with."""
-        value = VECTOR_TYPES[spool.dtype.name]
-        self.data_type = pa.fixed_shape_tensor(value, [spool.dim])
-        self.storage = pa.list_(value, spool.dim)
+        self.data_type, self.storage = self._types()
 
     def accepts(self, data_type: pa.DataType) -> bool:
         """Return whether a column holds strings."""
@@ -73,7 +71,7 @@ class VectorColumn:
             raise ConflictError(
                 f"{len(damaged)} vectors that were just spooled cannot be read back: is the disk sound?"
             )
-        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._spool.dim)
+        return self._array(vectors)
 
     def spool(
         self, texts: Sequence[str], row_ids: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
@@ -116,12 +114,31 @@ class VectorColumn:
             if self._before_batch:
                 self._before_batch()
             answer = _answer(self._embed, batch, rows)
-            vectors = checked_vectors(answer, batch, self._spool.dim, self._spool.dtype.name, rows)
+            vectors = self._checked(answer, batch, rows)
             self._spool.put([keys[at] for at in chosen], vectors)
             self.embedded += len(batch)
-            self.zero_vectors += int((~vectors.any(axis=1)).sum())
+            self.zero_vectors += self._zeros(vectors)
             if progress:
                 progress(len(batch))
+
+    # --- what differs where a text has several vectors ---------------------------------------------------------
+
+    def _types(self) -> tuple[pa.DataType, pa.DataType]:
+        """Return the column's type, and the same without extension types."""
+        value = VECTOR_TYPES[self._spool.dtype.name]
+        return pa.fixed_shape_tensor(value, [self._spool.dim]), pa.list_(value, self._spool.dim)
+
+    def _checked(self, answer: Any, batch: Sequence[str], row_ids: Sequence[int] | None) -> Any:
+        """Return a model's answer to a batch as the spool takes it."""
+        return checked_vectors(answer, batch, self._spool.dim, self._spool.dtype.name, row_ids)
+
+    def _zeros(self, vectors: Any) -> int:
+        """Return how many texts of a batch no cosine can be computed with."""
+        return int((~vectors.any(axis=1)).sum())
+
+    def _array(self, vectors: Any) -> pa.Array:
+        """Return what the spool gave back as the column stores it."""
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._spool.dim)
 
 
 def _answer(embed: Embed, batch: Sequence[str], row_ids: Sequence[int] | None) -> Any:
@@ -131,7 +148,7 @@ def _answer(embed: Embed, batch: Sequence[str], row_ids: Sequence[int] | None) -
         raise
     except Exception as error:
         raise ModelError(
-            f"the model failed on {_batch(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
+            f"the model failed on {shown(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
             "is kept; run this again to go on. The cause is chained to this error."
         ) from error
 
@@ -149,10 +166,10 @@ def checked_vectors(
     try:
         vectors = np.asarray(answer, np.float32)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"the model answered with no array of vectors on {_batch(batch, row_ids)}: {error}") from error
+        raise ModelError(f"the model answered with no array of vectors on {shown(batch, row_ids)}: {error}") from error
     if vectors.shape != (len(batch), dim):
         raise ModelError(
-            f"the model answered with an array of shape {vectors.shape} on {_batch(batch, row_ids)}; "
+            f"the model answered with an array of shape {vectors.shape} on {shown(batch, row_ids)}; "
             f"({len(batch)}, {dim}) was expected. Nothing of this batch is kept."
         )
     with np.errstate(over="ignore"):
@@ -162,13 +179,13 @@ def checked_vectors(
             at = int(np.flatnonzero(~finite)[0])
             rows = None if row_ids is None else [row_ids[at]]
             raise ModelError(
-                f"the model answered with {wrong} on {_batch([batch[at]], rows)}. Nothing of its batch of {len(batch)} "
+                f"the model answered with {wrong} on {shown([batch[at]], rows)}. Nothing of its batch of {len(batch)} "
                 "texts is kept; what was embedded before is. Run this again when the model or the text is mended."
             )
     return stored
 
 
-def _batch(texts: Sequence[str], row_ids: Sequence[int] | None) -> str:
+def shown(texts: Sequence[str], row_ids: Sequence[int] | None) -> str:
     """Return, for an error, which texts they are: the first one is what people look for."""
     row = "" if row_ids is None else f" of row id {row_ids[0]}"
     many = "the text" if len(texts) == 1 else f"{len(texts)} texts, the first"

@@ -100,6 +100,6 @@ def test_a_damaged_vector_is_computed_again(model, spool, tmp_path):
 
 
 def test_a_disk_that_keeps_nothing_is_an_error_and_no_wrong_vector(model, spool, monkeypatch):
-    monkeypatch.setattr("lance_rerank.columns.vector_spool.os.pread", lambda file, size, place: bytes(size))
+    monkeypatch.setattr("lance_rerank.columns.record_spool.os.pread", lambda file, size, place: bytes(size))
     with pytest.raises(ConflictError, match="cannot be read back"):
         column(model, spool).encode(pa.array(["a"]))
