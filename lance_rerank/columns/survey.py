@@ -61,8 +61,14 @@ def survey(table: Table, column: str, source: str) -> Survey:
 
 
 def fragment_files(data: Any, fragment: Any, column: str, source: str) -> tuple[str, str | None]:
-    """Return the paths of the files that hold a fragment's texts and its values."""
-    return lance.fragment_file(data, fragment, source) or "", lance.fragment_file(data, fragment, column)
+    """Return the paths of the files that hold a fragment's texts and its values.
+
+    A file may hold several columns of token vectors, which may exchange their names; so these are told by field, too.
+    """
+    path = lance.fragment_file(data, fragment, source) or ""
+    if source in data.schema.names and lance.token_dim(data.schema.field(source).type) is not None:
+        path += f"#{lance.field_id(data, source)}"
+    return path, lance.fragment_file(data, fragment, column)
 
 
 def survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: Ledger) -> Survey:

@@ -13,6 +13,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR = b"arrow.fixed_shape_tensor"
 _EXTENSION_KEYS = ("ARROW:extension:name", "ARROW:extension:metadata")
 _LISTS_OF_FLOATS = ("fixed_size_list:halffloat:", "fixed_size_list:float:", "fixed_size_list:double:")
+_LIST_OF_INT8 = "fixed_size_list:int8:"
 
 Parts = list[tuple[int, int, Any]]
 
@@ -56,6 +57,11 @@ class Field:
     def holds_vectors(self) -> bool:
         """Whether its values are vectors of floats, as LanceDB searches them."""
         return self.data_type.startswith(_LISTS_OF_FLOATS)
+
+    @property
+    def holds_int8(self) -> bool:
+        """Whether its values are vectors of 8-bit integers, as token vectors may be stored."""
+        return self.data_type.startswith(_LIST_OF_INT8)
 
     @property
     def nullable(self) -> bool:

@@ -75,7 +75,7 @@ class SchemaEdit:
         column = self.column(name)
         inside = [field for field in self.fields if field.parent_id == column.id] if column.data_type == "list" else []
         vectors = inside[0] if len(inside) == 1 else column
-        if not vectors.holds_vectors:
+        if not vectors.holds_vectors and not (inside and vectors.holds_int8):
             raise ColumnError(f"column {name!r} holds {vectors.data_type}, expected vectors of 16, 32 or 64-bit floats")
         return vectors
 

@@ -137,7 +137,7 @@ class ColBERTEncoder:
         device = self.device or models.default_device()
         location = models.resolve_model(self.model_name)
         with models.loading(self.model_name):
-            if not _is_colbert(location):
+            if not is_colbert(location):
                 return _PlainBackend(location, device, self)
             if _is_of_sentence_transformers(location):
                 return _MultiVectorBackend(location, device, self)
@@ -320,7 +320,8 @@ def _is_of_sentence_transformers(location: str) -> bool:
     return _read_config(location, "config_sentence_transformers.json").get("model_type") == "MultiVectorEncoder"
 
 
-def _is_colbert(location: str) -> bool:
+def is_colbert(location: str) -> bool:
+    """Tell whether a saved model, local or on the hub, is a ColBERT checkpoint."""
     for file, key, marks in COLBERT_MARKS:
         value = _read_config(location, file).get(key) or ()
         if set(marks) & set([value] if isinstance(value, str) else value):

@@ -5,16 +5,40 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 
+import lancedb
 import pyarrow as pa
 from lancedb.table import LanceTable, Table
 
 from lance_rerank import lance
+from lance_rerank.columns.mean import KIND as MEANS
+from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.errors import ArgumentError, ColumnError, ConflictError, UnsupportedError
+from lance_rerank.reindex.indexes import require_choice
 from lance_rerank.reindex.state import read_state
 
 MARGIN = 1.05  # of the bytes that are needed
+
+
+def check_arguments(
+    dtype: object,
+    dtypes: Collection[str],
+    index: str,
+    batch_size: object,
+    sample: object,
+    pool_factor: object = None,
+) -> None:
+    """Raise `ArgumentError` where an argument of a plan is none that it could be."""
+    require_choice(index)
+    if dtype is not None and dtype not in dtypes:
+        raise ArgumentError(f"dtype must be one of {', '.join(dtypes)}, got {dtype!r}")
+    numbers = (("batch_size", batch_size), ("sample", sample), ("pool_factor", pool_factor))
+    for name, number in numbers:
+        given = 1 if number is None and name != "sample" else number
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise ArgumentError(f"{name} must be at least 1, got {number!r}")
 
 
 def require_table(table: object, what: str) -> Table:
@@ -78,6 +102,12 @@ def vector_column(schema: pa.Schema, column: str | None) -> tuple[str, pa.DataTy
         )
     name = lance.the_vector_column(schema, column)
     data_type = schema.field(name).type
+    record = ColumnRecord.of(schema, name)
+    if record is not None and record.kind == MEANS:
+        raise ColumnError(
+            f"column {name!r} holds means of the token vectors in {record.source!r} and follows them: reindex "
+            f"these, column={record.source!r}"
+        )
     if lance.is_hidden(data_type):
         raise ColumnError(
             f"column {name!r} is hidden from searches ({data_type}): it is no column that apps search by default, but "
@@ -91,6 +121,26 @@ def vector_column(schema: pa.Schema, column: str | None) -> tuple[str, pa.DataTy
             f"first: table.alter_columns({{'path': {name!r}, 'nullable': True}})"
         )
     return name, data_type
+
+
+def table_at(uri: str) -> Table:
+    """Return the table of a plan that was read from a file.
+
+    Raises
+    ------
+    ArgumentError
+        It cannot be opened.
+    """
+    database, _, folder = uri.rstrip("/").rpartition("/")
+    try:
+        return lancedb.connect(database).open_table(folder.removesuffix(".lance"))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ArgumentError(f"the plan's table at {uri} cannot be opened: {error}. Pass it: table=...") from error
+
+
+def holds_tokens(schema: pa.Schema, column: str) -> bool:
+    """Tell whether a column of a table holds token vectors."""
+    return column in schema.names and lance.token_dim(schema.field(column).type) is not None
 
 
 def source_column(table: Table, column: str, source: str | None) -> str:

@@ -103,20 +103,37 @@ class Gate:
         return "\n".join([str(self.result), "", str(self.comparison), *(f"note: {note}" for note in self.notes)])
 
 
-def compare_columns(
-    table: Table,
-    plan: Plan,
-    encoder: Encoder,
-    dataset: Dataset,
-    retriever: Retriever | None,
-    measures: Sequence[str | Measure] | None,
-) -> Gate:
-    """Return how the new column does against the old one.
+@dataclass(frozen=True)
+class Recipes:
+    """What is compared on judged queries.
+
+    Attributes
+    ----------
+    asked : mapping of str to Retriever
+        "old" and "new", and, where it tells something, both without their reranker.
+    notes : tuple of str
+        What is to be known of them.
+    """
+
+    asked: Mapping[str, Retriever]
+    notes: tuple[str, ...] = ()
+
+
+def compare_columns(recipes: Recipes, dataset: Dataset, measures: Sequence[str | Measure] | None) -> Gate:
+    """Return how the new column does against the old one."""
+    result = evaluate(recipes.asked, dataset, measures or DEFAULT_MEASURES)
+    measure = result.measures[0]
+    note = _note_on_reranker(result, measure, fitted=bool(recipes.notes))
+    return Gate(result, measure, (*recipes.notes, *note))
+
+
+def recipes_by_vector(table: Table, plan: Plan, encoder: Encoder, retriever: Retriever | None) -> Recipes:
+    """Return the recipe that serves, on the old column and on the new one, of one vector a text.
 
     Raises
     ------
     ArgumentError
-        The retriever does not search the live column, or the data set has no queries.
+        The retriever does not search the live column.
     ColumnError
         The new column is not there.
     """
@@ -130,18 +147,20 @@ def compare_columns(
         new = new.with_reranker(
             BlendReranker(fitted.inner, top_n=fitted.top_n, min_score=None, return_score="relevance")
         )
-        notes.append(
-            f"{fitted} was fitted for the old embedder and will refuse the new one (FittedForError): 'new' is reranked "
-            "by BlendReranker around the same inner reranker. Serve that from the swap on, until the guard is fitted "
-            "again on the new vectors: lance_rerank.fit_blend(retriever, dataset)."
-        )
+        notes.append(note_on_fitted(fitted))
     asked = {OLD: old, NEW: new}
     if old.reranker is not None:
         asked |= {name + BARE: one.with_reranker(None) for name, one in asked.items()}
-    result = evaluate(asked, dataset, measures or DEFAULT_MEASURES)
-    measure = result.measures[0]
-    notes += _note_on_reranker(result, measure, fitted=bool(notes))
-    return Gate(result, measure, tuple(notes))
+    return Recipes(asked, tuple(notes))
+
+
+def note_on_fitted(fitted: FittedBlendReranker) -> str:
+    """Return what has to be done with a reranker that was fitted on the old column."""
+    return (
+        f"{fitted} was fitted for the old embedder and will refuse the new one (FittedForError): 'new' is reranked "
+        "by BlendReranker around the same inner reranker. Serve that from the swap on, until the guard is fitted "
+        "again on the new vectors: lance_rerank.fit_blend(retriever, dataset)."
+    )
 
 
 def _note_on_reranker(result: EvaluationResult, measure: str, fitted: bool) -> list[str]:

@@ -12,14 +12,12 @@ from lance_rerank import lance
 from lance_rerank.columns.backfill import Progress, Target, backfill
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.columns.survey import survey
-from lance_rerank.columns.vector_spool import VectorSpool
-from lance_rerank.columns.vectors import KIND, VectorColumn
+from lance_rerank.columns.vectors import VectorColumn
 from lance_rerank.reindex import indexes
 from lance_rerank.reindex.embedding import TextPass
 from lance_rerank.reindex.journal import Journal
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import Clock, Lease, Phase
-from lance_rerank.types import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class BackfillReport:
     without_text : int
         Rows met in this run whose text is null; they have no vector.
     zero_vectors : int
-        Texts embedded in this run whose vector is zero, which no cosine search finds.
+        Texts embedded in this run whose vector is zero, which no cosine search finds; or that have no token vectors.
     commits : int
         Column files committed in this run, one a fragment.
     late : int
@@ -85,6 +83,7 @@ class Filling:
         self,
         table: Table,
         plan: Plan,
+        record: ColumnRecord,
         lease: Lease,
         journal: Journal,
         clock: Clock,
@@ -93,6 +92,7 @@ class Filling:
     ) -> None:
         self._table = table
         self._plan = plan
+        self._record = record
         self._lease = lease
         self._journal = journal
         self._clock = clock
@@ -100,10 +100,9 @@ class Filling:
         self._on_phase = on_phase
         self._rows = self._without_text = self._commits = 0
 
-    def run(self, encoder: Encoder, spool: VectorSpool) -> BackfillReport:
+    def run(self, column: VectorColumn) -> BackfillReport:
         """Go through the phases that are left, and return what was done."""
         started = self._clock()
-        column = VectorColumn(encoder.encode_documents, spool, self._plan.batch_size, self._lease.renew)
         if self._plan.shadow not in self._table.schema.names:
             self._enter("embed")
             TextPass(self._table, self._plan.source, column, self._progress).run()
@@ -142,8 +141,8 @@ class Filling:
 
     def _fill(self, column: VectorColumn, rounds: int) -> None:
         plan = self._plan
-        record = ColumnRecord(plan.source, plan.fingerprint, plan.dtype, kind=KIND)
-        done = backfill(Target(self._table, plan.shadow, plan.source, column, record.metadata()), self._advance, rounds)
+        target = Target(self._table, plan.shadow, plan.source, column, self._record.metadata())
+        done = backfill(target, self._advance, rounds)
         self._rows += done.rows
         self._without_text += done.without_text
         self._commits += done.fragments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,12 +14,18 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.ledger import Ledger, digests
+from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.columns.survey import WINDOW, fragment_files
-from lance_rerank.errors import ArgumentError, ModelError, UnsupportedError
+from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError, UnsupportedError
+from lance_rerank.fingerprint import model_name, same_encoder
+from lance_rerank.multivector.encoder import ColBERTEncoder
 from lance_rerank.reindex.indexes import IndexSpec, live_index
 from lance_rerank.reindex.models import SAME_COSINE, Model, agreement, function_of, resolve
 from lance_rerank.reindex.plan import Plan
-from lance_rerank.types import Encoder, FloatArray
+from lance_rerank.reindex.token_samples import TokenSample, agreements, least_agreement, made_again, rounded
+from lance_rerank.types import Encoder, FloatArray, TokenEncoder
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = 64  # vectors by which the model that is recorded is compared with what the column holds
 
@@ -55,6 +62,9 @@ class Former:
         except UnsupportedError:
             index = None  # of a kind that cannot be built here; it stays where it is
         named = "" if entry is None else str(entry["source_column"])
+        record = ColumnRecord.of(table.schema, plan.column)
+        if record is not None:  # of token vectors, which no function of LanceDB's makes
+            return cls(None, record.encoder, index, record.source)
         source = named if named in table.schema.names and _is_text(table.schema.field(named).type) else plan.source
         return cls(entry, metadata.get(lance.model_key(plan.column)), index, source)
 
@@ -99,6 +109,27 @@ class Former:
                 "since"
             )
         return model.encoder
+
+
+def token_encoder(table: Table, column: str, record: ColumnRecord) -> TokenEncoder | None:
+    """Return the encoder that a column of token vectors comes from, loaded by the name that the column says.
+
+    None where it cannot be loaded by that, or makes other vectors, of long texts too, than those that are noted as
+    right.
+    """
+    encoder = ColBERTEncoder(model_name(record.encoder))
+    try:
+        if record.encoder is None or not same_encoder(record.encoder, encoder.fingerprint):
+            return None
+        data = lance.dataset(table)
+        sample = TokenSample.drawn(data, record.source, [column], SAMPLE, ledger=Ledger(data, column))
+        made = rounded(encoder, record.dtype, made_again(encoder, record, sample.texts))
+    except LanceRerankError as error:
+        logger.info("%s is not loaded for %r: %s", encoder, column, error)
+        return None
+    held = [document for document in sample.columns[0] if document is not None]
+    pooled = record.pool_factor > 1
+    return encoder if (agreements(made, held, pooled) >= least_agreement(pooled)).all() else None
 
 
 def note_values(table: Table, column: str, source: str, renew: Callable[[], None] | None = None) -> None:

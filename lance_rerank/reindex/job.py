@@ -1,4 +1,4 @@
-"""Filling a vector column with another model's vectors while apps go on searching the old one."""
+"""Filling a column with another model's vectors while apps go on searching the old one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import lancedb
-from lancedb.table import Table
-
 from lance_rerank import lance
 from lance_rerank.columns.backfill import Progress
 from lance_rerank.columns.ledger import forget
-from lance_rerank.columns.vector_spool import VectorSpool
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, ModelError
 from lance_rerank.fingerprint import model_name, same_encoder
-from lance_rerank.reindex.checks import local_folder, require_table, vector_column, work_folder
+from lance_rerank.reindex.checks import local_folder, require_table, table_at, work_folder
 from lance_rerank.reindex.evaluating import Gate, compare_columns
 from lance_rerank.reindex.filling import BackfillReport, Filling, OnPhase
 from lance_rerank.reindex.former import Former, note_values
 from lance_rerank.reindex.journal import Journal
+from lance_rerank.reindex.kinds import kind_of
 from lance_rerank.reindex.models import Model, load
 from lance_rerank.reindex.plan import Plan
-from lance_rerank.reindex.state import LEASE_S, NOT_SWAPPED, Clock, JobState, Lease, Phase, jobs_of, read_state
+from lance_rerank.reindex.state import (
+    LEASE_S,
+    NOT_SWAPPED,
+    Clock,
+    JobState,
+    Lease,
+    Phase,
+    jobs_of,
+    read_state,
+    what_to_do,
+)
 from lance_rerank.reindex.status import Status, status_of
 from lance_rerank.reindex.swapping import Swapping, SwapReport, drop_old_column, new_and_old
 from lance_rerank.reindex.sweeping import Sweeper
@@ -52,7 +59,7 @@ class ReindexJob:
         Of `plan_reindex`.
     table : lancedb.table.Table, optional
         By default the plan's, opened anew where the plan was read from a file.
-    model : Encoder or EmbeddingFunction, optional
+    model : Encoder, TokenEncoder or EmbeddingFunction, optional
         Needed where the plan was read from a file and names an encoder that cannot be loaded by its name.
     clock : callable
         Returns the seconds since 1970.
@@ -84,10 +91,11 @@ class ReindexJob:
         lease_s: float = LEASE_S,
     ) -> None:
         self.plan = plan
+        self._kind = kind_of(plan)
         handle, at_hand = plan.handles or (None, None)
         self._model: Model | None = at_hand
         given = table if table is not None else handle
-        self._table = require_table(_opened(plan) if given is None else given, "ReindexJob")
+        self._table = require_table(table_at(plan.uri) if given is None else given, "ReindexJob")
         if _where(self._table.uri) != _where(plan.uri):
             raise ArgumentError(f"the plan is for the table at {plan.uri}, this one is at {self._table.uri}")
         self._given_model = model
@@ -158,13 +166,14 @@ class ReindexJob:
         """
         model = self._loaded_model()
         self._table.checkout_latest()
-        vector_column(self._table.schema, self.plan.column)
+        self._kind.require_column(self._table.schema)
         lease = self._lease(self._noted_former())
         lease.acquire(NOT_SWAPPED)
         try:
-            with VectorSpool(self.folder, self.plan.dim, self.plan.dtype) as spool:
-                filling = Filling(self._table, self.plan, lease, self._journal, self._clock, progress, on_phase)
-                report = filling.run(model.encoder, spool)
+            with self._kind.spool(self.folder) as spool:
+                record, column = self._kind.record(), self._kind.column(model.encoder, spool, lease.renew)
+                filling = Filling(self._table, self.plan, record, lease, self._journal, self._clock, progress, on_phase)
+                report = filling.run(column)
         finally:
             lease.release()
             self._table.checkout_latest()
@@ -225,10 +234,12 @@ class ReindexJob:
         with self._held("verify", ("ready", "swapped", "rolled-back")) as lease:
             encoder, plan = self._loaded_model().encoder, self.plan
             names = new_and_old(self._table, plan)
-            with VectorSpool(self.folder, plan.dim, plan.dtype) as spool:
-                sweeper = Sweeper(self._table, plan.source, encoder, spool, lease, plan.batch_size)
+            with self._kind.spool(self.folder) as spool:
+                sweeper = Sweeper(self._table, plan.source, self._kind.column(encoder, spool, lease.renew), lease)
                 swept = sweeper.sweep(names[0], plan.index)
-            found = judge(self._table, plan, names, encoder, swept, sample, seed)
+            if names[0] == plan.column:
+                self._kind.follow(self._table, lease)
+            found = judge(self._table, plan, names, swept, self._kind.examine(encoder, sample, seed))
             lease.note(verified=found.version if found.ok else None)
             self._journal.record(self._clock(), "verify", {"version": found.version, "ok": found.ok})
         logger.info("%s", found)
@@ -262,7 +273,7 @@ class ReindexJob:
         """
         encoder = self._loaded_model().encoder
         self._table.checkout_latest()
-        gate = compare_columns(self._table, self.plan, encoder, dataset, retriever, measures)
+        gate = compare_columns(self._kind.recipes(self._table, encoder, retriever), dataset, measures)
         logger.info("%s", gate)
         return gate
 
@@ -279,7 +290,8 @@ class ReindexJob:
             Refuse unless `verify` found the column right.
         dual_writing : bool, default False
             Let LanceDB's ``add`` fill the old column, too, until `drop_old`: apps then load both models, and `rollback`
-            has less to embed. Otherwise `rollback` embeds what came since, and builds the old index again.
+            has less to embed. Otherwise `rollback` embeds what came since, and builds the old index again. Of token
+            vectors it changes nothing: ``add`` fills none.
 
         Raises
         ------
@@ -305,7 +317,8 @@ class ReindexJob:
         """Put the old column back in one commit, keeping every write made since the swap.
 
         Rows that came or changed since get vectors of the old model first, by the embedding function that the table had
-        recorded for it. Call this again after a kill. Afterwards the job can `verify` and `swap` again, or `abort`.
+        recorded for it, or, of token vectors, by the ColBERT checkpoint that the column names. Call this again after a
+        kill. Afterwards the job can `verify` and `swap` again, or `abort`.
 
         Parameters
         ----------
@@ -342,7 +355,7 @@ class ReindexJob:
         """
         with self._held("drop_old", ("swapped", "drop-old")) as lease:
             lease.advance("drop-old")
-            drop_old_column(self._table, self.plan)
+            drop_old_column(self._table, self.plan, self._kind)
             self._remove_folder()
             lease.remove()
         logger.info("job %s on %r is over", self.plan.job, self.plan.column)
@@ -375,7 +388,7 @@ class ReindexJob:
         if phase not in phases:
             raise ArgumentError(
                 f"{step}() is for a job that is in phase {' or '.join(phases)}, and this one is in {phase!r}. "
-                + _what_to_do(phase)
+                + what_to_do(phase)
             )
         lease = self._lease()
         lease.acquire(phases)
@@ -386,7 +399,7 @@ class ReindexJob:
             self._table.checkout_latest()
 
     def _swapping(self, lease: Lease) -> Swapping:
-        return Swapping(self._table, self.plan, lease, self._journal, self._clock, self.folder)
+        return Swapping(self._table, self.plan, self._kind, lease, self._journal, self._clock, self.folder)
 
     def _noted_former(self) -> dict[str, Any] | None:
         """Note what the live column holds when the job begins: `rollback` goes by what was changed since."""
@@ -401,7 +414,7 @@ class ReindexJob:
         if self._model is None or self._given_model is not None:
             self._model = load(self.plan.model, self._given_model)
             self._given_model = None
-            found = self._model.sketch()
+            found = self._kind.fingerprint(self._model)
             if not same_encoder(found, self.plan.fingerprint):
                 self._model = None
                 raise ModelError(
@@ -415,7 +428,7 @@ class ReindexJob:
         if self.plan.shadow in self._table.schema.names:
             forget(lance.dataset(self._table), self.plan.shadow)
             lance.drop_column(self._table, self.plan.shadow)
-        forget(lance.dataset(self._table), self.plan.column)
+        self._kind.forget_live(self._table)
 
     def _remove_folder(self) -> None:
         """Remove the spool and the journal, and the folders of ours around them that are empty then."""
@@ -424,25 +437,6 @@ class ReindexJob:
             for folder in list(self.folder.parents)[:2]:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-
-
-def _opened(plan: Plan) -> Table:
-    """Return the table of a plan that was read from a file."""
-    database, _, folder = plan.uri.rstrip("/").rpartition("/")
-    try:
-        return lancedb.connect(database).open_table(folder.removesuffix(".lance"))
-    except (ValueError, OSError, RuntimeError) as error:
-        raise ArgumentError(f"the plan's table at {plan.uri} cannot be opened: {error}. Pass it: table=...") from error
-
-
-def _what_to_do(phase: str) -> str:
-    if phase in ("swap", "swapped"):
-        return "Its columns are swapped, or about to be: swap() goes on, rollback() takes that back"
-    if phase == "rollback":
-        return "A rollback was begun: rollback() goes on with it"
-    if phase == "drop-old":
-        return "The old column is being dropped: drop_old() goes on with it"
-    return "verify() and swap() come first" if phase in ("ready", "rolled-back") else "Run backfill() first"
 
 
 def _where(uri: str) -> str:

@@ -14,14 +14,15 @@ from lancedb.embeddings.sentence_transformers import SentenceTransformerEmbeddin
 
 from lance_rerank import fingerprint, models
 from lance_rerank.encoder import SentenceEncoder
-from lance_rerank.errors import ArgumentError, ModelError
+from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 from lance_rerank.lance import FunctionEncoder
-from lance_rerank.types import Encoder, FloatArray
+from lance_rerank.multivector.encoder import ColBERTEncoder, is_colbert
+from lance_rerank.types import Encoder, FloatArray, TokenEncoder
 
 SAME_COSINE = 0.999  # bfloat16 is at 0.9999 of float32; a prompt or another pooling is at 0.99 and less
 SAME_LENGTH = 0.01  # how much the lengths of two vectors of one text may differ, as a part of one
 
-Kind = Literal["sentence-transformers", "function", "encoder"]
+Kind = Literal["sentence-transformers", "function", "encoder", "colbert"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class ModelSpec:
     ----------
     name : str
         For people: a folder, a hub id, or what an encoder calls itself.
-    kind : {"sentence-transformers", "function", "encoder"}
-        What embeds the column: this package's `SentenceEncoder`, the LanceDB function, or an encoder that only the
-        process it was made in has.
+    kind : {"sentence-transformers", "function", "encoder", "colbert"}
+        What embeds the column: this package's `SentenceEncoder`, the LanceDB function, an encoder that only the process
+        it was made in has, or, of token vectors, this package's `ColBERTEncoder`.
     function : mapping or None
         The LanceDB function that apps embed their queries with after the swap, as LanceDB writes it down: its ``name``
         and its ``model``. None where apps have to pass vectors.
@@ -53,11 +54,16 @@ class Model:
     """A model at hand: what is written down of it, and what embeds with it."""
 
     spec: ModelSpec
-    encoder: Encoder
+    encoder: Any
+    """An `Encoder`, or, of token vectors, a `TokenEncoder`."""
 
     def sketch(self) -> str:
         """Return a fingerprint: what the model makes of a few texts, with its name."""
         return fingerprint.sketch(self.encoder, self.spec.name)
+
+    def known_as(self) -> str:
+        """Return what a column of token vectors says of its encoder: the fingerprint that readers compare."""
+        return self.encoder.fingerprint or self.sketch()
 
 
 def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[str]) -> Model:
@@ -92,6 +98,11 @@ def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[
             "model is a folder, a hub id, a LanceDB embedding function or an Encoder (dim, fingerprint, "
             f"encode_queries, encode_documents), got {type(model).__name__}"
         )
+    if vectors_of(model).ndim != 1:
+        raise ArgumentError(
+            f"{model!r} makes a vector a token, and the column holds one a text. Name an encoder of texts; or the "
+            "column of token vectors that it is for, column='colbert'"
+        )
     spec = ModelSpec(_encoder_name(model), "encoder", *_said_of(function))
     if function is not None and (difference := disagreement(model, FunctionEncoder(function), sample)):
         raise ArgumentError(
@@ -102,10 +113,60 @@ def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[
     return Model(spec, model)
 
 
+def resolve_tokens(model: object) -> Model:
+    """Return the model of token vectors that a user named.
+
+    Raises
+    ------
+    ArgumentError
+        `model` is none, or one that makes one vector a text.
+    ModelError
+        The model cannot be loaded.
+    """
+    if isinstance(model, str | Path):
+        location = models.resolve_model(model)
+        if not is_colbert(location):
+            raise ArgumentError(
+                f"{location} is no ColBERT checkpoint, and the column holds token vectors. Name one; or, to store this "
+                "model's last hidden states, give the encoder itself: model=lance_rerank.ColBERTEncoder(...)"
+            )
+        name = str(Path(location).resolve()) if Path(location).is_dir() else location
+        return Model(ModelSpec(name, "colbert"), ColBERTEncoder(name))
+    if isinstance(model, type | EmbeddingFunction) or not isinstance(model, TokenEncoder):
+        raise ArgumentError(
+            "model, for a column of token vectors, is a ColBERT checkpoint's folder, a hub id or a TokenEncoder (dim, "
+            f"fingerprint, encode_queries, encode_documents), got {type(model).__name__}"
+        )
+    if vectors_of(model).ndim != 2:
+        raise ArgumentError(
+            f"{model!r} makes one vector a text, and the column holds one a token. Name an encoder of tokens, for "
+            "example lance_rerank.ColBERTEncoder(...); or the column of single vectors that it is for, column='vector'"
+        )
+    return Model(ModelSpec(_encoder_name(model), "encoder"), model)
+
+
+def vectors_of(encoder: Any) -> np.ndarray[Any, Any]:
+    """Return what an encoder makes of one text: one vector, or one a token.
+
+    Raises
+    ------
+    ModelError
+        It fails, or answers with something else.
+    """
+    try:
+        return np.asarray(encoder.encode_documents([fingerprint.PROBES[0]])[0], np.float32)
+    except LanceRerankError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{encoder!r} failed on one text: {type(error).__name__}: {error}") from error
+
+
 def load(spec: ModelSpec, given: object | None) -> Model:
     """Return a model that was written down; an encoder has to be given again in another process."""
     if given is not None and isinstance(given, Encoder):
         return Model(spec, given)
+    if spec.kind == "colbert" and given is None:
+        return Model(spec, ColBERTEncoder(spec.name))
     if isinstance(given, EmbeddingFunction):
         return Model(spec, FunctionEncoder(given))
     if given is not None:
@@ -137,6 +198,11 @@ def function_of(said: Mapping[str, Any]) -> EmbeddingFunction:
 def sentence_transformers_function(name: str | Path) -> EmbeddingFunction:
     """Return LanceDB's own function for a model, which knows a folder by its absolute path."""
     location = models.resolve_model(name)
+    if is_colbert(location):
+        raise ArgumentError(
+            f"{location} is a ColBERT checkpoint, which makes a vector a token, and the column holds one a text. Name "
+            "an embedding model; or the column of token vectors that it is for, column='colbert'"
+        )
     if Path(location).is_dir():
         location = str(Path(location).resolve())
     return get_registry().get("sentence-transformers").create(name=location, trust_remote_code=False)
@@ -201,7 +267,7 @@ def _said_of(function: EmbeddingFunction | None) -> tuple[Any, bool]:
     return {"name": said["name"], "model": said["model"]}, type(function).__module__.startswith("lancedb.")
 
 
-def _encoder_name(encoder: Encoder) -> str:
+def _encoder_name(encoder: Encoder | TokenEncoder) -> str:
     for name in (getattr(encoder, "model_name", None), fingerprint.model_name(encoder.fingerprint)):
         if name and name != fingerprint.model_name(None):
             return str(name)

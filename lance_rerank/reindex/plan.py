@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lance_rerank.errors import ArgumentError
 from lance_rerank.reindex.indexes import IndexSpec
 from lance_rerank.reindex.models import ModelSpec
 
 FORMAT = 1
+PlanKind = Literal["vector", "tokens"]
+_BYTES_A_NUMBER = {"float32": 4, "float16": 2, "int8": 1}
 
 # Half and less of what tests/benchmarks/test_reindex_cost.py finds on 2 busy cores, 70 and 55 million.
 WRITE_BYTES_A_SECOND = 40e6
@@ -61,7 +63,7 @@ class Plan:
     dim, old_dim : int
         Numbers in a new vector and in an old one.
     dtype : str
-        "float32" or "float16".
+        "float32" or "float16", and of token vectors "int8".
     batch_size : int
         Texts embedded at a time.
     rows, fragments, without_text : int
@@ -76,6 +78,12 @@ class Plan:
         Whether apps could search the old column by a string.
     work_dir : str or None
         Where the spool and the journal are; None for the table's own folder.
+    kind : {"vector", "tokens"}
+        What a text has in the column: one vector, or one a token.
+    pool_factor : int
+        Of token vectors: how many tokens share one on average.
+    vectors_a_text : float
+        Of token vectors: how many there are on average, measured on the sample.
     handles : tuple
         The table and the model at hand, for a job in this process; no part of what is written down.
 
@@ -114,6 +122,9 @@ class Plan:
     index: IndexSpec | None
     had_function: bool
     work_dir: str | None = None
+    kind: PlanKind = "vector"
+    pool_factor: int = 1
+    vectors_a_text: float = 1.0
     handles: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     # --- figures ---------------------------------------------------------------------------------------------------
@@ -126,7 +137,7 @@ class Plan:
     @property
     def column_bytes(self) -> int:
         """What the new column takes, for good."""
-        return self.rows * self.dim * (2 if self.dtype == "float16" else 4)
+        return int(self.rows * self.vectors_a_text * self.dim * _BYTES_A_NUMBER[self.dtype])
 
     @property
     def spool_bytes(self) -> int:
@@ -187,7 +198,7 @@ class Plan:
             f"Reindex {self.table}.{self.column} with {self.model.name} (job {self.job})",
             f"  rows      {self.rows:,} in {_counted(self.fragments, 'fragment')}; {self.without_text:,} without a "
             f"text in {self.source!r}, which get no vector",
-            f"  texts     {tokens} ({self.sampled} sampled)",
+            f"  texts     {tokens} ({self.sampled} sampled){self._stored()}",
             f"  time      {self._time()}",
             f"  disk      {_megabytes(self.column_bytes)} for the column, {_megabytes(self.spool_bytes)} beside it "
             "until drop_old() or abort()"
@@ -199,6 +210,12 @@ class Plan:
         for number, step in enumerate(self.steps, 1):
             lines += [f"  {number}. {step.title}", f"     commits: {step.commits}", f"     undo: {step.undo}"]
         return "\n".join(lines)
+
+    def _stored(self) -> str:
+        if self.kind == "vector":
+            return ""
+        pooled = f", {self.pool_factor} tokens to a vector" if self.pool_factor > 1 else ""
+        return f"; {self.vectors_a_text:,.0f} vectors a text as {self.dtype}{pooled}"
 
     def _time(self) -> str:
         write = _seconds(self.column_bytes / WRITE_BYTES_A_SECOND)
@@ -218,6 +235,8 @@ class Plan:
                 "between step 4 and the swap, run backfill() again before table.optimize(): LanceDB 0.40 fails to "
                 "optimize a vector index when all rows that came since have no vector"
             )
+        if self.kind == "tokens":
+            return [*lines, *self._apps_with_tokens()]
         if self.dim != self.old_dim:
             lines.append(
                 f"those that pass vectors of their own have to follow at the swap: {self.old_dim} -> {self.dim} "
@@ -228,6 +247,14 @@ class Plan:
                 "those that pass vectors of their own have to follow at the swap: they come from another model"
             )
         return [*lines, self._search_by_string()]
+
+    def _apps_with_tokens(self) -> list[str]:
+        return [
+            f"rerankers and searches by {self.column!r} refuse the old encoder from the swap on (ColumnError): give "
+            f"them {self.model.name}",
+            f"add() fills no token vectors, as now: sync_multivector_column(table, {self.column!r}, encoder=...) does, "
+            "with the new encoder after the swap",
+        ]
 
     def _search_by_string(self) -> str:
         if self.model.function is None:

@@ -15,14 +15,16 @@ from lancedb.table import Table
 
 from lance_rerank import lance, models
 from lance_rerank.columns.arrays import without_extension
+from lance_rerank.columns.multivector import Dtype
 from lance_rerank.columns.record import ColumnRecord
-from lance_rerank.columns.vectors import VECTOR_TYPES, VectorDtype, checked_vectors
+from lance_rerank.columns.vectors import VECTOR_TYPES, checked_vectors
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 from lance_rerank.fingerprint import PROBES, same_encoder, sketch
 from lance_rerank.reindex import checks
-from lance_rerank.reindex.indexes import IndexChoice, index_wanted, require_choice
+from lance_rerank.reindex.indexes import IndexChoice, index_wanted
 from lance_rerank.reindex.models import SAME_COSINE, Model, agreement, function_of, resolve
 from lance_rerank.reindex.plan import Plan
+from lance_rerank.reindex.token_planning import plan_tokens
 from lance_rerank.types import Encoder, FloatArray
 
 BATCH_SIZE = 64
@@ -36,7 +38,8 @@ def plan_reindex(
     source: str | None = None,
     model: object,
     function: EmbeddingFunction | None = None,
-    dtype: VectorDtype | None = None,
+    dtype: Dtype | None = None,
+    pool_factor: int | None = None,
     index: IndexChoice = "auto",
     batch_size: int | None = None,
     work_dir: str | Path | None = None,
@@ -49,16 +52,21 @@ def plan_reindex(
     table : lancedb.table.Table
         Local or on an object store.
     column : str, optional
-        The vector column; by default the only one.
+        The vector column; by default the only one. Named, it may be one of token vectors, of `add_multivector_column`.
     source : str, optional
-        The column of texts; by default the one that the table's embedding function names.
-    model : str, Path, EmbeddingFunction or Encoder
+        The column of texts; by default the one that the table's embedding function names, or that the token vectors
+        were made of.
+    model : str, Path, EmbeddingFunction, Encoder or TokenEncoder
         A saved model's folder, a hub id, a LanceDB embedding function or an encoder of your own. The first two become
-        LanceDB's own function, computed by the faster `SentenceEncoder` where that makes the same vectors.
+        LanceDB's own function, computed by the faster `SentenceEncoder` where that makes the same vectors. For token
+        vectors a ColBERT checkpoint's folder, a hub id or a `TokenEncoder`.
     function : EmbeddingFunction, optional
         Beside an encoder: the LanceDB function that makes the same vectors, by which apps embed after the swap.
-    dtype : {"float32", "float16"}, optional
-        How vectors are stored; by default as the column stores them now, float32 where that is neither.
+    dtype : {"float32", "float16", "int8"}, optional
+        How vectors are stored; by default as the column stores them now, float32 where that is neither. int8 is for
+        token vectors.
+    pool_factor : int, optional
+        For token vectors: how many tokens share one on average; by default as in the column now.
     index : str, default "auto"
         The index on the new column: "auto" as the column has one now, "none", or a kind such as "ivf_flat".
     batch_size : int, optional
@@ -82,8 +90,26 @@ def plan_reindex(
     Reindex docs.vector with models/embedder (job 1a2b3c4d)
     ...
     """
-    _check_arguments(dtype, index, batch_size, sample)
     opened = checks.require_table(table, "plan_reindex")
+    if column is not None and checks.holds_tokens(opened.schema, column):
+        if function is not None:
+            raise ArgumentError("function=... goes with a column of one vector a text: LanceDB embeds no token vectors")
+        return plan_tokens(
+            table,
+            opened,
+            column,
+            source=source,
+            model=model,
+            dtype=dtype,
+            pool_factor=pool_factor,
+            index=index,
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            work_dir=work_dir,
+            sample=sample,
+        )
+    if pool_factor is not None:
+        raise ArgumentError("pool_factor=... goes with a column of token vectors: name it, column='colbert'")
+    checks.check_arguments(dtype, VECTOR_TYPES, index, batch_size, sample)
     name, data_type = checks.vector_column(opened.schema, column)
     text_column = checks.source_column(opened, name, source)
     checks.require_no_job(opened, name)
@@ -125,15 +151,6 @@ def plan_reindex(
     )
     checks.require_disk(plan.uri, plan.column_bytes + plan.index_bytes, work, plan.spool_bytes)
     return plan
-
-
-def _check_arguments(dtype: object, index: str, batch_size: object, sample: object) -> None:
-    require_choice(index)
-    if dtype is not None and dtype not in VECTOR_TYPES:
-        raise ArgumentError(f"dtype must be one of {', '.join(VECTOR_TYPES)}, got {dtype!r}")
-    for name, number in (("batch_size", 1 if batch_size is None else batch_size), ("sample", sample)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ArgumentError(f"{name} must be at least 1, got {number!r}")
 
 
 def _sample(table: Table, source: str, column: str, size: int) -> tuple[list[str], pa.Array]:

@@ -95,6 +95,17 @@ def jobs_of(table: Table) -> list[JobState]:
     return [JobState(**json.loads(text)) for key, text in metadata.items() if key.startswith(state_key(""))]
 
 
+def what_to_do(phase: str) -> str:
+    """Return, for an error, which step goes on with a job that is in a phase."""
+    if phase in ("swap", "swapped"):
+        return "Its columns are swapped, or about to be: swap() goes on, rollback() takes that back"
+    if phase == "rollback":
+        return "A rollback was begun: rollback() goes on with it"
+    if phase == "drop-old":
+        return "The old column is being dropped: drop_old() goes on with it"
+    return "verify() and swap() come first" if phase in ("ready", "rolled-back") else "Run backfill() first"
+
+
 class Lease:
     """The right to work on a column, held by one object in one process.
 

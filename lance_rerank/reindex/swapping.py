@@ -5,27 +5,23 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lancedb.table import Table
 
 from lance_rerank import lance
 from lance_rerank.columns.ledger import forget
-from lance_rerank.columns.record import ColumnRecord
-from lance_rerank.columns.survey import Survey, survey
-from lance_rerank.columns.vector_spool import VectorSpool
-from lance_rerank.columns.vectors import KIND
-from lance_rerank.errors import ArgumentError, ColumnError, ModelError
-from lance_rerank.reindex.former import Former, note_values, require_known
+from lance_rerank.errors import ColumnError
+from lance_rerank.reindex.former import Former
 from lance_rerank.reindex.indexes import IndexSpec
 from lance_rerank.reindex.journal import Journal
+from lance_rerank.reindex.kinds import Kind
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import Clock, Lease, Phase
 from lance_rerank.reindex.sweeping import Sweeper, Swept, cover
-from lance_rerank.types import Encoder
+from lance_rerank.reindex.verifying import without_vector
 
 logger = logging.getLogger(__name__)
-
-RECORD = "lance_rerank"  # the key of a field's metadata that holds its `ColumnRecord`
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +124,12 @@ def new_and_old(table: Table, plan: Plan) -> tuple[str, str]:
 class Swapping:
     """One swap or rollback, by the holder of the lease."""
 
-    def __init__(self, table: Table, plan: Plan, lease: Lease, journal: Journal, clock: Clock, folder: Path) -> None:
+    def __init__(
+        self, table: Table, plan: Plan, kind: Kind, lease: Lease, journal: Journal, clock: Clock, folder: Path
+    ) -> None:
         self._table = table
         self._plan = plan
+        self._kind = kind
         self._names = column_swap(plan)
         self._lease = lease
         self._journal = journal
@@ -140,44 +139,30 @@ class Swapping:
 
     # --- the swap --------------------------------------------------------------------------------------------------
 
-    def swap(self, encoder: Encoder, dual_writing: bool) -> SwapReport:
+    def swap(self, encoder: Any, dual_writing: bool) -> SwapReport:
         """Put the new column in place, or go on where a kill stopped that, and sweep what landed meanwhile."""
         plan, tally = self._plan, _Tally()
-        with VectorSpool(self._folder, plan.dim, plan.dtype) as spool:
-            sweeper = Sweeper(self._table, plan.source, encoder, spool, self._lease, plan.batch_size)
+        with self._kind.spool(self._folder) as spool:
+            vectors = self._kind.column(encoder, spool, self._lease.renew)
+            sweeper = Sweeper(self._table, plan.source, vectors, self._lease)
             if not is_swapped(self._table, plan):
                 tally.swept += sweeper.sweep(self._names.shadow, plan.index)
                 former = self._remembered(dual_writing)
                 self._enter("swap")
-                tally.count(self._commit_swap(former))
+                tally.count(self._kind.commit_swap(self._table, self._names, former, self._writes_both()))
             self._lease.renew()
             tally.indices = lance.rename_indices_after(self._table, self._names)
             self._drop_idle_index()
             tally.swept += sweeper.sweep(self._names.live, plan.index)
-        return self._done("swapped", tally, self._notes_for_apps())
+        self._kind.follow(self._table, self._lease)
+        return self._done("swapped", tally, self._kind.notes_for_apps(self._former(), self._writes_both()))
 
     def _remembered(self, dual_writing: bool) -> Former:
         """Write down what rollback needs to know of the column that is live now."""
         former = Former.of(self._table, self._plan)
-        if not former.embeds_texts or not (self._lease.state.notes or {}).get("noted"):
-            note_values(self._table, self._plan.column, former.source, self._lease.renew)
-        self._lease.note(former=former.to_notes(), noted=True, dual_writing=dual_writing)
+        noted = self._kind.remember(self._table, former, self._lease)
+        self._lease.note(former=former.to_notes(), noted=True, dual_writing=dual_writing, **noted)
         return former
-
-    def _commit_swap(self, former: Former) -> lance.SchemaCommit:
-        plan, names = self._plan, self._names
-        function = plan.model.function
-        new = [] if function is None else [{**function, "source_column": plan.source, "vector_column": names.live}]
-        return lance.swap_columns(
-            self._table,
-            names,
-            embedding_functions=[*new, *(former.entry_for(names.retired) if self._writes_both() else [])],
-            metadata_updates={
-                lance.model_key(names.live): plan.fingerprint,
-                lance.model_key(names.retired): former.fingerprint,
-            },
-            field_metadata={names.live: {RECORD: None}},
-        )
 
     def _drop_idle_index(self) -> None:
         """Drop the old column's index where nothing fills that column any more; a rollback builds it again.
@@ -191,24 +176,6 @@ class Swapping:
             self._table.drop_index(name)
         self._table.checkout_latest()
 
-    def _notes_for_apps(self) -> tuple[str, ...]:
-        plan, notes = self._plan, []
-        if plan.model.function is None:
-            notes.append(
-                f'search("text") finds nothing by {plan.column!r} any more, and add() fills it no more: '
-                f"{plan.model.name} has no LanceDB function. Search by Retriever(table, encoder=...) or by vectors, "
-                "and add rows with theirs"
-            )
-        elif self._former().function is not None and self._writes_both():
-            notes.append("add() fills both columns until drop_old(): apps load both models for that")
-        if plan.dim != plan.old_dim:
-            notes.append(f"queries that are vectors have to have {plan.dim} dimensions now, before {plan.old_dim}")
-        notes.append(
-            "writers that had begun before the swap may still bring rows with vectors of the old model: call swap() "
-            "again when they are through"
-        )
-        return tuple(notes)
-
     # --- the rollback ----------------------------------------------------------------------------------------------
 
     def rollback(self, allow_nulls: bool) -> SwapReport:
@@ -217,76 +184,17 @@ class Swapping:
         if is_swapped(self._table, self._plan):
             former = self._former()
             self._cover(self._names.retired, former.index)
-            tally.swept += self._fill_former(former, self._names.retired, allow_nulls)
+            tally.swept += self._refill(former, self._names.retired, allow_nulls)
             self._enter("rollback")
-            tally.count(self._commit_rollback(former))
+            tally.count(self._kind.commit_rollback(self._table, self._names, former))
         notes = self._lease.state.notes or {}
         former = Former.from_notes(notes["former"]) if "former" in notes else Former.of(self._table, self._plan)
         self._lease.renew()
         tally.indices = lance.rename_indices_after(self._table, self._names.reversed())
-        tally.swept += self._fill_former(former, self._names.live, allow_nulls)
+        tally.swept += self._refill(former, self._names.live, allow_nulls)
+        self._kind.follow(self._table, self._lease)
         self._lease.note(verified=None)
         return self._done("rolled-back", tally, ())
-
-    def _commit_rollback(self, former: Former) -> lance.SchemaCommit:
-        plan, names = self._plan, self._names
-        record = ColumnRecord(plan.source, plan.fingerprint, plan.dtype, kind=KIND)
-        return lance.swap_columns(
-            self._table,
-            names.reversed(),
-            embedding_functions=former.entry_for(names.live),
-            metadata_updates={lance.model_key(names.live): former.fingerprint, lance.model_key(names.retired): None},
-            field_metadata={names.shadow: dict(record.metadata())},
-        )
-
-    def _fill_former(self, former: Former, column: str, allow_nulls: bool) -> Swept:
-        """Give rows that came or changed since the swap the old model's vectors.
-
-        Raises
-        ------
-        ArgumentError
-            The model is not known, or rows would lose a vector that cannot be made again, and that was not allowed.
-        ModelError
-            The model cannot be loaded, or is another one now.
-        """
-        self._table.checkout_latest()
-        found = survey(self._table, column, former.source)
-        if not found.outdated:
-            self._cover(column, former.index)
-            return Swept()
-        encoder = self._former_encoder(former, column, allow_nulls)
-        if encoder is None:
-            if not allow_nulls and column == self._names.retired:
-                require_known(former, without_vector(self._table, column, former.source), column)
-            return Swept()
-        if not allow_nulls:
-            self._require_texts(former, column, found)
-        stored = self._table.schema.field(column).type
-        dim = (stored.storage_type if lance.is_hidden(stored) else stored).list_size
-        with VectorSpool(self._folder / "former", dim, "float32") as spool:
-            sweeper = Sweeper(self._table, former.source, encoder, spool, self._lease, self._plan.batch_size)
-            return sweeper.sweep(column, former.index)
-
-    def _former_encoder(self, former: Former, column: str, allow_nulls: bool) -> Encoder | None:
-        try:
-            return former.encoder(self._table, column)
-        except ModelError as error:
-            if not allow_nulls:
-                raise ModelError(
-                    f"{error}. Rows that came or changed since the swap need vectors of that model; without them: "
-                    "rollback(allow_nulls=True)"
-                ) from error
-            logger.warning("rows that came since the swap get no vector of the old model: %s", error)
-            return None
-
-    def _require_texts(self, former: Former, column: str, found: Survey) -> None:
-        """Refuse to take vectors from rows without a text, which the engine would."""
-        lost = self._table.count_rows(f"`{former.source}` IS NULL AND `{column}` IS NOT NULL")
-        if lost:
-            raise ArgumentError(
-                f"{found.outdated:,} rows have to be given vectors of the old model, and {lost:,} rows without a text "
-                f"in {former.source!r} could lose theirs by that. Accept it: rollback(allow_nulls=True)"
-            )
 
     # --- what both stand on ----------------------------------------------------------------------------------------
 
@@ -295,6 +203,9 @@ class Swapping:
 
     def _former(self) -> Former:
         return Former.from_notes((self._lease.state.notes or {})["former"])
+
+    def _refill(self, former: Former, column: str, allow_nulls: bool) -> Swept:
+        return self._kind.refill(self._table, former, column, allow_nulls, self._lease, self._folder)
 
     def _cover(self, column: str, index: IndexSpec | None) -> None:
         cover(self._table, column, index, self._lease)
@@ -324,20 +235,14 @@ class Swapping:
         return report
 
 
-def without_vector(table: Table, column: str, source: str) -> int:
-    """Return how many rows with a text have no vector."""
-    table.checkout_latest()
-    return table.count_rows(f"`{column}` IS NULL AND `{source}` IS NOT NULL")
-
-
-def drop_old_column(table: Table, plan: Plan) -> None:
+def drop_old_column(table: Table, plan: Plan, kind: Kind) -> None:
     """Drop the old column, and the notes on both: nothing is left but the live column and its model's fingerprint."""
     names = column_swap(plan)
     table.checkout_latest()
     if names.retired in table.schema.names:
         forget(lance.dataset(table), names.retired)
         lance.drop_column(table, names.retired)
-    forget(lance.dataset(table), names.live)
+    kind.forget_live(table)
     key = lance.model_key(names.retired)
     if key in lance.schema_metadata(table):
         lance.update_schema_metadata(table, {key: None})

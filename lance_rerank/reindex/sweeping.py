@@ -12,14 +12,12 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.backfill import Target, backfill
 from lance_rerank.columns.survey import survey
-from lance_rerank.columns.vector_spool import VectorSpool
 from lance_rerank.columns.vectors import VectorColumn
 from lance_rerank.errors import ConflictError
 from lance_rerank.reindex import indexes
 from lance_rerank.reindex.filling import INDEX_LEASES
 from lance_rerank.reindex.indexes import IndexSpec
 from lance_rerank.reindex.state import Lease
-from lance_rerank.types import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -76,23 +74,17 @@ class Sweeper:
         The job's own handle.
     source : str
         The texts.
-    encoder : Encoder
-        The model that the column's vectors come from.
-    spool : VectorSpool
-        What it embedded before.
+    vectors : VectorColumn
+        The model that the column's vectors come from, with what it embedded before.
     lease : Lease
-        Renewed before each batch.
-    batch_size : int
-        Texts embedded at a time.
+        Renewed while columns are written and indexed.
     """
 
-    def __init__(
-        self, table: Table, source: str, encoder: Encoder, spool: VectorSpool, lease: Lease, batch_size: int
-    ) -> None:
+    def __init__(self, table: Table, source: str, vectors: VectorColumn, lease: Lease) -> None:
         self._table = table
         self._source = source
         self._lease = lease
-        self._vectors = VectorColumn(encoder.encode_documents, spool, batch_size, lease.renew)
+        self._vectors = vectors
 
     def sweep(self, column: str, index: IndexSpec | None) -> Swept:
         """Sweep until nothing is left, or others have added to it that many times; then the index covers all of it.
@@ -113,7 +105,8 @@ class Sweeper:
     def _once(self, column: str) -> Swept:
         before = self._vectors.embedded
         self._table.checkout_latest()
-        encoder = StoredAs(self._vectors, self._table.schema.field(column).type)
+        stored = self._table.schema.field(column).type
+        encoder = self._vectors if self._vectors.data_type.equals(stored) else StoredAs(self._vectors, stored)
         target = Target(self._table, column, self._source, encoder, {})
         done = backfill(target, lambda *_: self._lease.renew(), ROUNDS)
         return Swept(done.rows, self._vectors.embedded - before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class Verification:
     checked : int
         Rows whose text was embedded again.
     cosine : float or None
-        The smallest cosine between such a vector and the one stored.
+        The smallest cosine between such a vector and the one stored; of token vectors, the smallest mean over a text's.
     norms, old_norms : Norms
         Of the new vectors and the old ones of these rows; for information.
     unindexed : int or None
@@ -84,7 +84,7 @@ class Verification:
         fault: the index is extended, and at last built anew, before this is counted, so that they came since.
     overlap : float or None
         The share of the ten nearest rows that the old and the new vectors have in common, over rows of the sample; for
-        information. None where there are too few rows.
+        information. Of token vectors, by MaxSim, among the rows of the sample. None where there are too few rows.
     faults : tuple of str
         What no sweep can repair; empty where all is well.
 
@@ -150,6 +150,39 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """What the vectors of a sample say.
+
+    Attributes
+    ----------
+    dim : int
+        Numbers in a vector of the new column.
+    texts : list of str
+        Those whose vectors were looked at.
+    cosines : ndarray
+        How much of each stored vector is in that of its text embedded again; empty where these have another dimension.
+    norms, old_norms, overlap
+        As in `Verification`.
+    faults : tuple of str
+        What is wrong with the numbers.
+    least : float
+        Below this a cosine is a fault.
+    """
+
+    dim: int
+    texts: list[str]
+    cosines: FloatArray
+    norms: Norms
+    old_norms: Norms
+    overlap: float | None
+    faults: tuple[str, ...]
+    least: float = SAME_COSINE
+
+
+Examine = Callable[[Table, Any, tuple[str, str], Ledger], Examined]
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Rows drawn at random that have a text, and in the new column the vector that is noted as its own.
 
@@ -162,21 +195,18 @@ class Sample:
     paired: npt.NDArray[np.bool_]
 
 
-def judge(
-    table: Table, plan: Plan, names: tuple[str, str], encoder: Encoder, swept: Swept, size: int, seed: int
-) -> Any:
-    """Return the `Verification` of one version of the table; `names` are those of the new column and the old one."""
+def judge(table: Table, plan: Plan, names: tuple[str, str], swept: Swept, examine: Examine) -> Verification:
+    """Return whether one version of the table is right; `names` are those of the new column and the old one."""
     table.checkout_latest()
     data, new = lance.dataset(table), names[0]
     ledger = Ledger(data, new)
     found = sum((survey_fragment(data, f, new, plan.source, ledger) for f in data.get_fragments()), Survey())
-    sample = _drawn(data, plan.source, names, ledger, size, seed)
-    cosines = _cosines(encoder, sample)
-    dim = without_extension(pa.nulls(0, data.schema.field(new).type)).type.list_size
+    seen = examine(table, data, names, ledger)
     faults = [
-        *_faults_of_shape(plan, dim, sample),
+        *([] if seen.dim == plan.dim else [f"vectors have {seen.dim} dimensions, {plan.dim} were planned"]),
+        *seen.faults,
         *_faults_of_rows(data, plan, new, found),
-        *_faults_of_vectors(sample, cosines),
+        *_faults_of_vectors(seen),
     ]
     return Verification(
         job=plan.job,
@@ -186,14 +216,43 @@ def judge(
         swept=swept.rows,
         late=found.outdated,
         without_text=found.without_text,
-        dim=dim,
-        checked=len(cosines),
-        cosine=float(cosines.min()) if len(cosines) else None,
+        dim=seen.dim,
+        checked=len(seen.cosines),
+        cosine=float(seen.cosines.min()) if len(seen.cosines) else None,
+        norms=seen.norms,
+        old_norms=seen.old_norms,
+        unindexed=lacking(data, table, new),
+        overlap=seen.overlap,
+        faults=tuple(faults),
+    )
+
+
+def without_vector(table: Table, column: str, source: str) -> int:
+    """Return how many rows with a text have no vector."""
+    table.checkout_latest()
+    return table.count_rows(f"`{column}` IS NULL AND `{source}` IS NOT NULL")
+
+
+def examined(
+    source: str,
+    encoder: Encoder,
+    size: int,
+    seed: int,
+    table: Table,
+    data: Any,
+    names: tuple[str, str],
+    ledger: Ledger,
+) -> Examined:
+    """Return what a sample says of columns of one vector a text."""
+    sample = _drawn(data, source, names, ledger, size, seed)
+    return Examined(
+        dim=without_extension(pa.nulls(0, data.schema.field(names[0]).type)).type.list_size,
+        texts=sample.texts,
+        cosines=_cosines(encoder, sample),
         norms=Norms.of(sample.new),
         old_norms=Norms.of(sample.old),
-        unindexed=lacking(data, table, new),
         overlap=_overlap(table, names, sample),
-        faults=tuple(faults),
+        faults=tuple(_not_finite(sample)),
     )
 
 
@@ -234,13 +293,9 @@ def _cosines(encoder: Encoder, sample: Sample) -> FloatArray:
     return np.array([agreement(a[np.newaxis], b[np.newaxis])[0] for a, b in pairs], np.float32)
 
 
-def _faults_of_shape(plan: Plan, dim: int, sample: Sample) -> Sequence[str]:
-    faults = []
-    if dim != plan.dim:
-        faults.append(f"vectors have {dim} dimensions, {plan.dim} were planned")
-    if bad := int((~np.isfinite(sample.new).all(axis=1)).sum()):
-        faults.append(f"{bad:,} of {len(sample.new):,} vectors sampled are not finite")
-    return faults
+def _not_finite(sample: Sample) -> Sequence[str]:
+    bad = int((~np.isfinite(sample.new).all(axis=1)).sum())
+    return [f"{bad:,} of {len(sample.new):,} vectors sampled are not finite"] if bad else []
 
 
 def _faults_of_rows(data: Any, plan: Plan, column: str, found: Survey) -> Sequence[str]:
@@ -253,12 +308,12 @@ def _faults_of_rows(data: Any, plan: Plan, column: str, found: Survey) -> Sequen
     return faults
 
 
-def _faults_of_vectors(sample: Sample, cosines: FloatArray) -> Sequence[str]:
-    wrong = np.flatnonzero(cosines < SAME_COSINE).tolist()
+def _faults_of_vectors(seen: Examined) -> Sequence[str]:
+    wrong = np.flatnonzero(seen.cosines < seen.least).tolist()
     if not wrong:
         return []
-    shown = ", ".join(f"{sample.texts[at][:57]!r} (cosine {cosines[at]:.4f})" for at in wrong[:SHOWN])
-    return [f"{len(wrong):,} of {len(cosines):,} vectors sampled are not those of their text: {shown}"]
+    shown = ", ".join(f"{seen.texts[at][:57]!r} (cosine {seen.cosines[at]:.4f})" for at in wrong[:SHOWN])
+    return [f"{len(wrong):,} of {len(seen.cosines):,} vectors sampled are not those of their text: {shown}"]
 
 
 def _overlap(table: Table, names: tuple[str, str], sample: Sample) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,14 @@ class LateInteractionReranker(BaseReranker):
 
     def __str__(self) -> str:
         return f"LateInteractionReranker({self.encoder}, vectors={self.vectors!r})"
+
+    def on_column(self, vectors: str, encoder: TokenEncoder) -> LateInteractionReranker:
+        """Return the same reranker on another column, which another encoder filled."""
+        other = copy.copy(self)
+        other.vectors, other.encoder = vectors, encoder
+        other.documents_encoded = 0
+        other._accepted = set()
+        return other
 
     def cache_key(self) -> str | None:
         """Return a text that is the same as long as the scores are; None for an encoder without a fingerprint."""

@@ -12,7 +12,7 @@ import pytest
 from lance_rerank.errors import MissingExtra, ModelError
 from lance_rerank.multivector import ColBERTEncoder
 from lance_rerank.multivector import encoder as encoder_module
-from lance_rerank.multivector.encoder import _is_colbert
+from lance_rerank.multivector.encoder import is_colbert
 from lance_rerank.types import TokenEncoder
 
 TEXTS = ["rotate the api keys", "bread", "", "the cat and the dog read a file and write", "key key", "the cat"]
@@ -144,14 +144,14 @@ class TestCheckpointDetection:
     )
     def test_by_what_the_library_that_saved_it_wrote(self, tmp_path, file, content, expected):
         (tmp_path / file).write_text(json.dumps(content))
-        assert _is_colbert(str(tmp_path)) is expected
+        assert is_colbert(str(tmp_path)) is expected
 
     def test_an_empty_folder_is_none(self, tmp_path):
-        assert not _is_colbert(str(tmp_path))
+        assert not is_colbert(str(tmp_path))
 
     def test_pylates_own_checkpoint_is_one_and_a_sentence_transformer_is_none(self, colbert, tiny_encoder):
-        assert _is_colbert(colbert)
-        assert not _is_colbert(tiny_encoder)
+        assert is_colbert(colbert)
+        assert not is_colbert(tiny_encoder)
 
     def test_a_checkpoint_without_pylate_says_what_to_install(self, tmp_path, monkeypatch):
         (tmp_path / "config.json").write_text('{"architectures": ["HF_ColBERT"]}')

@@ -1,0 +1,87 @@
+"""Means of a token column, which have to follow it when other token vectors take its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lancedb.table import Table
+
+from lance_rerank import lance
+from lance_rerank.columns.backfill import Target, backfill
+from lance_rerank.columns.ledger import forget
+from lance_rerank.columns.mean import KIND, MeanVectorColumn, add_mean_vector_column, mean_columns
+from lance_rerank.columns.record import ColumnRecord
+from lance_rerank.errors import ConflictError, UnsupportedError
+from lance_rerank.reindex import indexes
+from lance_rerank.reindex.indexes import IndexSpec, live_index
+from lance_rerank.reindex.sweeping import lacking
+
+Noted = Mapping[str, Mapping[str, Any] | None]
+
+
+def note_means(table: Table, vectors: str) -> dict[str, Any]:
+    """Return the columns of means of a token column with their indices, as a job's notes have it."""
+    noted: dict[str, Any] = {}
+    for name in mean_columns(table, vectors):
+        try:
+            spec = live_index(table, name)
+        except UnsupportedError:  # of a kind that is not built here: LanceDB goes on with it as far as it covers
+            spec = None
+        noted[name] = None if spec is None else asdict(spec)
+    return noted
+
+
+def follow(table: Table, vectors: str, noted: Noted, renew: Callable[[], None]) -> None:
+    """Make the means of a token column those of the vectors it holds now; run again, it does what is left.
+
+    A search by means compares what they say of their encoder with its own. They say so last, so that until they are
+    right it is refused.
+    """
+    table.checkout_latest()
+    specs: dict[str, Any] = {**dict.fromkeys(mean_columns(table, vectors)), **noted}
+    for name, said in specs.items():
+        _make(table, vectors, name, renew)
+        if said is not None:
+            _cover(table, name, IndexSpec(**said))
+    table.checkout_latest()
+
+
+def _make(table: Table, vectors: str, name: str, renew: Callable[[], None]) -> None:
+    dim = lance.token_dim(table.schema.field(vectors).type)
+    assert dim is not None
+    encoder = MeanVectorColumn(dim)
+    tokens = ColumnRecord.of(table.schema, vectors)
+    record = ColumnRecord(vectors, tokens.encoder if tokens else None, "float32", kind=KIND)
+    if name in table.schema.names and not table.schema.field(name).type.equals(encoder.data_type):
+        forget(lance.dataset(table), name)
+        lance.drop_column(table, name)
+    if name not in table.schema.names:
+        add_mean_vector_column(table, vectors, name, progress=lambda *_: renew())
+        return
+    backfill(Target(table, name, vectors, encoder, record.metadata()), lambda *_: renew())
+    if ColumnRecord.of(table.schema, name) != record:
+        said = {key: value.encode() for key, value in record.metadata().items()}
+
+        def relabel(schema: lance.SchemaEdit) -> None:
+            column = schema.column(name)
+            column.metadata = {**column.metadata, **said}
+
+        lance.commit_schema(table, relabel, f"note the encoder of {name!r}")
+
+
+def _cover(table: Table, name: str, spec: IndexSpec) -> None:
+    """Let an index hold all means: one that holds some is extended, one of other vectors is built anew."""
+    table.checkout_latest()
+    left, names = lacking(lance.dataset(table), table, name), lance.indices_of(table, name)
+    if left is not None and 0 < left < table.count_rows(f"`{name}` IS NOT NULL"):
+        indexes.extend(table, name)
+    if left is not None and lacking(lance.dataset(table), table, name) == 0:
+        return
+    for old in names:
+        table.drop_index(old)
+    try:
+        indexes.build(table, name, spec)
+    except (ConflictError, UnsupportedError) as error:
+        indexes.logger.warning("the means in %r have no index for now: %s", name, error)
