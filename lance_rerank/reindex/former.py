@@ -117,9 +117,12 @@ def token_encoder(table: Table, column: str, record: ColumnRecord) -> TokenEncod
     None where it cannot be loaded by that, or makes other vectors, of long texts too, than those that are noted as
     right.
     """
-    encoder = ColBERTEncoder(model_name(record.encoder))
+    name = model_name(record.encoder)
+    if record.encoder in (None, name):  # a fingerprint that names no model
+        return None
+    encoder = ColBERTEncoder(name)
     try:
-        if record.encoder is None or not same_encoder(record.encoder, encoder.fingerprint):
+        if not same_encoder(record.encoder, encoder.fingerprint):
             return None
         data = lance.dataset(table)
         sample = TokenSample.drawn(data, record.source, [column], SAMPLE, ledger=Ledger(data, column))

@@ -258,7 +258,7 @@ class ReindexJob:
             One split of the queries that matter.
         retriever : Retriever, optional
             The recipe that serves, on the live column. By default hybrid where the table has a full-text index, else
-            vectors alone, without a reranker.
+            vectors alone, without a reranker. Of token vectors one that reads them, which has to be given.
         measures : sequence of str or ir_measures.Measure, optional
             Written as ir-measures writes them; the first one decides.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,13 +15,36 @@ from lance_rerank.columns.mean import KIND, MeanVectorColumn, add_mean_vector_co
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.errors import ConflictError, UnsupportedError
 from lance_rerank.reindex import indexes
+from lance_rerank.reindex.filling import INDEX_LEASES
 from lance_rerank.reindex.indexes import IndexSpec, live_index
+from lance_rerank.reindex.state import Lease
 from lance_rerank.reindex.sweeping import lacking
 
-Noted = Mapping[str, Mapping[str, Any] | None]
+NOTE = "means"  # those that are being made, by the job's notes
 
 
-def note_means(table: Table, vectors: str) -> dict[str, Any]:
+def follow(table: Table, vectors: str, lease: Lease) -> None:
+    """Make the means of a token column those of the vectors it holds now; run again, it does what is left.
+
+    A search by means compares what they say of their encoder with its own. They say so last, so that until they are
+    right it is refused. Means of another dimension are dropped and made anew.
+    """
+    table.checkout_latest()
+    unfinished = (lease.state.notes or {}).get(NOTE) or {}
+    columns = {**_means_and_indices(table, vectors), **unfinished}
+    if not columns:
+        return
+    lease.note(**{NOTE: columns})
+    for name, index in columns.items():
+        _make(table, vectors, name, lease.renew)
+        if index is not None:
+            lease.renew(INDEX_LEASES)
+            _cover(table, name, IndexSpec(**index))
+    table.checkout_latest()
+    lease.note(**{NOTE: None})
+
+
+def _means_and_indices(table: Table, vectors: str) -> dict[str, Any]:
     """Return the columns of means of a token column with their indices, as a job's notes have it."""
     noted: dict[str, Any] = {}
     for name in mean_columns(table, vectors):
@@ -31,21 +54,6 @@ def note_means(table: Table, vectors: str) -> dict[str, Any]:
             spec = None
         noted[name] = None if spec is None else asdict(spec)
     return noted
-
-
-def follow(table: Table, vectors: str, noted: Noted, renew: Callable[[], None]) -> None:
-    """Make the means of a token column those of the vectors it holds now; run again, it does what is left.
-
-    A search by means compares what they say of their encoder with its own. They say so last, so that until they are
-    right it is refused.
-    """
-    table.checkout_latest()
-    specs: dict[str, Any] = {**dict.fromkeys(mean_columns(table, vectors)), **noted}
-    for name, said in specs.items():
-        _make(table, vectors, name, renew)
-        if said is not None:
-            _cover(table, name, IndexSpec(**said))
-    table.checkout_latest()
 
 
 def _make(table: Table, vectors: str, name: str, renew: Callable[[], None]) -> None:

@@ -184,7 +184,7 @@ class Plan:
             Step(
                 f"verify and evaluate, then swap: {self.shadow!r} takes the name {self.column!r}, the old column is "
                 "kept hidden",
-                "one, with the embedding function",
+                "one, with the embedding function" if self.kind == "vector" else "one",
                 "rollback(), one commit",
             ),
             Step("drop the old column and the files beside the table, when you say so", "one", "cannot be undone"),
@@ -251,7 +251,7 @@ class Plan:
     def _apps_with_tokens(self) -> list[str]:
         return [
             f"rerankers and searches by {self.column!r} refuse the old encoder from the swap on (ColumnError): give "
-            f"them {self.model.name}",
+            f"them {self.model.name}. Means of it, of add_mean_vector_column, are made anew then",
             f"add() fills no token vectors, as now: sync_multivector_column(table, {self.column!r}, encoder=...) does, "
             "with the new encoder after the swap",
         ]

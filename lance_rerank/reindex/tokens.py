@@ -20,7 +20,7 @@ from lance_rerank.columns.vector_spool import TokenSpool
 from lance_rerank.errors import ArgumentError, ColumnError
 from lance_rerank.reindex.evaluating import Recipes
 from lance_rerank.reindex.former import Former, token_encoder
-from lance_rerank.reindex.means import follow, note_means
+from lance_rerank.reindex.means import follow
 from lance_rerank.reindex.models import Model
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import Lease
@@ -84,8 +84,8 @@ class TokenVectors:
     # --- swapping --------------------------------------------------------------------------------------------------
 
     def remember(self, table: Table, former: Former, lease: Lease) -> dict[str, Any]:  # noqa: ARG002 (as of vectors)
-        """Note which columns of means have to follow; what the old column holds was noted when it was filled."""
-        return {"means": note_means(table, self._plan.column)}
+        """Note nothing: what the old column holds was noted when it was filled."""
+        return {}
 
     def commit_swap(
         self,
@@ -108,7 +108,7 @@ class TokenVectors:
 
     def follow(self, table: Table, lease: Lease) -> None:
         """Make the means of the live column those of what it holds now."""
-        follow(table, self._plan.column, (lease.state.notes or {}).get("means") or {}, lease.renew)
+        follow(table, self._plan.column, lease)
 
     def notes_for_apps(self, former: Former, dual_writing: bool) -> tuple[str, ...]:  # noqa: ARG002 (as of vectors)
         """Return what apps have to know after the swap."""

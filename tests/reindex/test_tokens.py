@@ -358,6 +358,15 @@ class TestReaders:
         with pytest.raises(ColumnError, match="was filled by"):
             Retriever(table, query_type="multivector", encoder=Words(int(other[-1]), encoder.dim)).retrieve("text")
 
+    def test_means_that_somebody_dropped_stay_away(self, world):
+        lr.add_mean_vector_column(world.fresh())
+        job = world.ready(Words(2, 5))
+        job.swap()
+        world.fresh().drop_columns(["colbert_mean"])
+        assert job.verify().ok
+        job.rollback()
+        assert "colbert_mean" not in world.fresh().schema.names
+
     def test_a_swap_that_stopped_before_the_means_goes_on_with_them(self, world, monkeypatch):
         from lance_rerank.reindex import means
 
