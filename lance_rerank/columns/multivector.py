@@ -55,9 +55,9 @@ class MultivectorColumn:
     def store(self, documents: list[FloatArray]) -> pa.Array:
         """Return documents' token vectors, each ``(n_tokens, dim)``, as they are stored: pooled and rounded."""
         for document in documents:
-            if np.ndim(document) != 2 or document.shape[1] != self._encoder.dim:
+            if document.ndim != 2 or document.shape[1] != self._encoder.dim:
                 raise ModelError(
-                    f"{self._encoder} answered with vectors of shape {np.shape(document)} for a text; "
+                    f"{self._encoder} answered with vectors of shape {document.shape} for a text; "
                     f"(n_tokens, {self._encoder.dim}) was expected"
                 )
         documents = [pool_tokens(document, self._pool_factor) for document in documents]

@@ -56,8 +56,8 @@ class TokenColumn(VectorColumn):
 
     def _stored(self, document: Any, text: str, at: int, row_ids: Sequence[int] | None) -> bytes:
         try:
-            return next(row_bytes(self._form.store([document])))
-        except ModelError as error:
+            return next(row_bytes(self._form.store([np.asarray(document, np.float32)])))
+        except (ModelError, TypeError, ValueError) as error:
             row = None if row_ids is None else [row_ids[at]]
             raise ModelError(
                 f"{error}. That was on {shown([text], row)}. Nothing of its batch is kept; what was encoded "

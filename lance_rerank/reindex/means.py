@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lancedb.table import Table
@@ -11,7 +11,7 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.backfill import Target, backfill
 from lance_rerank.columns.ledger import forget
-from lance_rerank.columns.mean import KIND, MeanVectorColumn, add_mean_vector_column, mean_columns
+from lance_rerank.columns.mean import KIND, MeanVectorColumn, mean_columns
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.errors import ConflictError, UnsupportedError
 from lance_rerank.reindex import indexes
@@ -21,6 +21,7 @@ from lance_rerank.reindex.state import Lease
 from lance_rerank.reindex.sweeping import lacking
 
 NOTE = "means"  # those that are being made, by the job's notes
+BEING_MADE = "a job that has not made all of it yet"  # in place of the encoder's fingerprint
 
 
 def follow(table: Table, vectors: str, lease: Lease) -> None:
@@ -65,10 +66,8 @@ def _make(table: Table, vectors: str, name: str, renew: Callable[[], None]) -> N
     if name in table.schema.names and not table.schema.field(name).type.equals(encoder.data_type):
         forget(lance.dataset(table), name)
         lance.drop_column(table, name)
-    if name not in table.schema.names:
-        add_mean_vector_column(table, vectors, name, progress=lambda *_: renew())
-        return
-    backfill(Target(table, name, vectors, encoder, record.metadata()), lambda *_: renew())
+    making = replace(record, encoder=BEING_MADE)
+    backfill(Target(table, name, vectors, encoder, making.metadata()), lambda *_: renew())
     if ColumnRecord.of(table.schema, name) != record:
         said = {key: value.encode() for key, value in record.metadata().items()}
 

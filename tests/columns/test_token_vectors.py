@@ -93,6 +93,7 @@ def test_a_damaged_record_counts_as_missing_and_is_made_again(tmp_path):
         (lambda vectors: [*vectors[:-1], np.ones((1, 5))], r"shape \(1, 5\) for a text.*row id 9, 'one'"),
         (lambda vectors: np.ones((len(vectors), 8)), r"shape \(8,\) for a text.*'two words'"),
         (lambda _: None, "answered with NoneType"),
+        (lambda vectors: [[["no number"]]] * len(vectors), "could not convert.*'two words'"),
     ],
 )
 def test_a_wrong_answer_names_the_text_and_nothing_of_its_batch_is_kept(tmp_path, answer, message):

@@ -33,6 +33,7 @@ from lance_rerank.search.retriever import Retriever
 from lance_rerank.types import Qrel, Query
 
 BATCH = 8
+WRITTEN = 6  # rows that `World.write` leaves without token vectors, or with those of another text
 
 
 class Words:
@@ -125,6 +126,9 @@ class World:
         changed, dropped = sorted(self.texts)[1:3]
         table.update(where=f"id = {changed}", values={"text": f"changed number {at}"})
         self.texts[changed] = f"changed number {at}"
+        rows = [{"id": i, "text": f"upserted number {i} at {at}"} for i in (sorted(self.texts)[0], at + 3)]
+        table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        self.texts |= {row["id"]: row["text"] for row in rows}
         table.delete(f"id = {dropped}")
         del self.texts[dropped]
         table.optimize()
@@ -180,7 +184,7 @@ class TestLife:
         world.check(world.new, job.plan.shadow)
         world.write()
         found = job.verify(sample=1000)
-        assert (found.ok, found.late, found.swept) == (True, 0, 4)
+        assert (found.ok, found.late, found.swept) == (True, 0, WRITTEN)
         assert found.cosine == pytest.approx(1, abs=1e-5)
         assert found.norms.mean == pytest.approx(1, abs=1e-3)
         assert 0 <= found.overlap < 0.9
@@ -199,7 +203,7 @@ class TestLife:
         assert lance.table_metadata(table) == {}
         assert not (Path(table.uri) / "_lance_rerank" / "reindex").exists()
         world.write()
-        assert lr.sync_multivector_column(table, encoder=world.new).rows == 4
+        assert lr.sync_multivector_column(table, encoder=world.new).rows == WRITTEN
         world.check(world.new)
         ReindexJob(plan_reindex(table, column="colbert", model=Words(3))).backfill()
 
@@ -307,11 +311,15 @@ class TestReaders:
         job.swap()
         world.write()
         retired = f"colbert_prev_{job.plan.job}"
-        with pytest.raises(ArgumentError, match=rf"4 rows came or changed.*sync_multivector_column.table, '{retired}'"):
+        with pytest.raises(
+            ArgumentError, match=rf"{WRITTEN} rows came or changed.*sync_multivector_column.table, '{retired}'"
+        ):
             job.rollback()
         assert job.status().phase == "swapped"
-        assert job.rollback(allow_nulls=True).without_vector == 3
-        assert lr.multivector_status(world.fresh()).outdated == 4, "those that were changed are not taken for right"
+        assert job.rollback(allow_nulls=True).without_vector == 4
+        assert lr.multivector_status(world.fresh()).outdated == WRITTEN, (
+            "those that were changed are not taken for right"
+        )
         lr.sync_multivector_column(world.fresh(), encoder=world.old)
         world.check(world.old)
 
@@ -368,19 +376,19 @@ class TestReaders:
         assert "colbert_mean" not in world.fresh().schema.names
 
     def test_a_swap_that_stopped_before_the_means_goes_on_with_them(self, world, monkeypatch):
-        from lance_rerank.reindex import means
-
         lr.add_mean_vector_column(world.fresh())
         job = world.ready(Words(2, 5))
 
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(means, "add_mean_vector_column", stop)
+        monkeypatch.setattr(lance, "write_column_file", stop)
         with pytest.raises(KeyboardInterrupt):
             job.swap()
         monkeypatch.undo()
-        assert "colbert_mean" not in world.fresh().schema.names
+        search = Retriever(world.fresh(), query_type="multivector", encoder=world.new, vector_columns="colbert_mean")
+        with pytest.raises(ColumnError, match="was filled by a job that has not made all of it yet"):
+            search.retrieve("text")
         ReindexJob.open(world.fresh(), model=world.new).swap()
         rows = world.fresh().to_lance().to_table(columns=["colbert", "colbert_mean"])
         expected = mean_vectors(Ragged.from_arrow(rows["colbert"]))
@@ -547,6 +555,32 @@ def test_a_model_that_fails_on_one_batch_keeps_the_others(world, spoiled, messag
     job.backfill()
     assert len(world.new.texts) == 36 - 2 * BATCH
     world.check(world.new, job.plan.shadow)
+
+
+@pytest.mark.parametrize("method", ["swap", "rollback"])
+def test_writers_around_the_commit_and_a_stop_right_after_it(world, monkeypatch, method):
+    job = world.ready()
+    if method == "rollback":
+        job.swap()
+    commit = lance.swap_columns
+
+    def stopping(*arguments, **options):
+        world.write()
+        commit(*arguments, **options)
+        world.write()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lance, "swap_columns", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(job, method)()
+    monkeypatch.undo()
+    assert job.status().phase == method
+    report = getattr(job, method)()
+    if method == "rollback":
+        assert report.without_vector, "the old model has no name to be loaded by"
+        lr.sync_multivector_column(world.fresh(), encoder=world.old)
+    world.check(world.new if method == "swap" else world.old)
+    assert job.status().phase == ("swapped" if method == "swap" else "rolled-back")
 
 
 def test_a_kill_loses_one_batch_at_most(world):
