@@ -14,7 +14,7 @@ from lancedb.embeddings.sentence_transformers import SentenceTransformerEmbeddin
 
 from lance_rerank import fingerprint, models
 from lance_rerank.encoder import SentenceEncoder
-from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
+from lance_rerank.errors import ArgumentError, ModelError
 from lance_rerank.lance import FunctionEncoder
 from lance_rerank.multivector.encoder import ColBERTEncoder, is_colbert
 from lance_rerank.types import Encoder, FloatArray, TokenEncoder
@@ -98,7 +98,7 @@ def resolve(model: object, function: EmbeddingFunction | None, sample: Sequence[
             "model is a folder, a hub id, a LanceDB embedding function or an Encoder (dim, fingerprint, "
             f"encode_queries, encode_documents), got {type(model).__name__}"
         )
-    if vectors_of(model).ndim != 1:
+    if _answer_axes(model) == 2:
         raise ArgumentError(
             f"{model!r} makes a vector a token, and the column holds one a text. Name an encoder of texts; or the "
             "column of token vectors that it is for, column='colbert'"
@@ -137,7 +137,7 @@ def resolve_tokens(model: object) -> Model:
             "model, for a column of token vectors, is a ColBERT checkpoint's folder, a hub id or a TokenEncoder (dim, "
             f"fingerprint, encode_queries, encode_documents), got {type(model).__name__}"
         )
-    if vectors_of(model).ndim != 2:
+    if _answer_axes(model) == 1:
         raise ArgumentError(
             f"{model!r} makes one vector a text, and the column holds one a token. Name an encoder of tokens, for "
             "example lance_rerank.ColBERTEncoder(...); or the column of single vectors that it is for, column='vector'"
@@ -145,20 +145,15 @@ def resolve_tokens(model: object) -> Model:
     return Model(ModelSpec(_encoder_name(model), "encoder"), model)
 
 
-def vectors_of(encoder: Any) -> np.ndarray[Any, Any]:
-    """Return what an encoder makes of one text: one vector, or one a token.
+def _answer_axes(encoder: Any) -> int | None:
+    """Return 1 for an encoder that makes one vector a text, 2 for one a token; None for one that fails.
 
-    Raises
-    ------
-    ModelError
-        It fails, or answers with something else.
+    What is wrong with that one shows when the table's texts are embedded, and is told with them.
     """
     try:
-        return np.asarray(encoder.encode_documents([fingerprint.PROBES[0]])[0], np.float32)
-    except LanceRerankError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{encoder!r} failed on one text: {type(error).__name__}: {error}") from error
+        return int(np.ndim(encoder.encode_documents([fingerprint.PROBES[0]])[0]))
+    except Exception:  # whatever a user's model may raise
+        return None
 
 
 def load(spec: ModelSpec, given: object | None) -> Model:
