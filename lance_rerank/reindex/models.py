@@ -152,7 +152,7 @@ def _answer_axes(encoder: Any) -> int | None:
     """
     try:
         return int(np.ndim(encoder.encode_documents([fingerprint.PROBES[0]])[0]))
-    except Exception:  # whatever a user's model may raise
+    except Exception:  # noqa: BLE001 (whatever a user's model may raise)
         return None
 
 
