@@ -240,7 +240,7 @@ def run_with_kills(fakes, folder, kills: int, seed: int) -> int:
     """Swap, roll back and swap again, killed at random moments, while others write; return how often it was killed."""
     world, rng, done = World(fakes, folder, parts=(40, 80, 120)), random.Random(seed), 0
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["lance_rerank.reindex", "pytest"])
+    processes.set_forkserver_preload(["lance_rerank.reindex.job", "lance_rerank.reindex.planning", "pytest"])
     for goal, share in (("swapped", 0.5), ("rolled-back", 0.2), ("swapped", 0.3)):
         for _ in range(round(kills * share)):
             begun = processes.Event()
