@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 KIND = "vector"
 
 Embed = Callable[[Sequence[str]], FloatArray]
+Answers = Iterator[tuple[int, FloatArray | Exception]]  # the number of a batch, with its vectors or what was raised
+EmbedAll = Callable[[Sequence[Sequence[str]]], Answers]
 
 
 class VectorColumn:
@@ -62,7 +64,10 @@ class VectorColumn:
 
     def encode(self, sources: pa.Array) -> pa.Array:
         """Return the texts' vectors. A text without words has one too, as LanceDB's own functions give it."""
-        texts = sources.to_pylist()
+        return self.encode_texts(sources.to_pylist())
+
+    def encode_texts(self, texts: Sequence[str]) -> pa.Array:
+        """Return the vectors of texts that are in no column."""
         keys = text_keys(texts)
         self._compute(texts, keys, self._missing(keys))
         vectors, damaged = self._spool.get(keys)
@@ -76,11 +81,16 @@ class VectorColumn:
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._spool.dim)
 
     def spool(
-        self, texts: Sequence[str], row_ids: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        row_ids: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+        embed_all: EmbedAll | None = None,
     ) -> None:
         """Embed those texts that are not spooled, each once, in batches of similar length.
 
-        `progress` is called with the number of texts that were there, and then with that of each batch.
+        `progress` is called with the number of texts that were there, and then with that of each batch. `embed_all`
+        answers to all batches, in the order that it likes; by default `embed` is asked for one after the other.
 
         Raises
         ------
@@ -91,7 +101,7 @@ class VectorColumn:
         missing = self._missing(keys)
         if progress:
             progress(len(texts) - len(missing))
-        self._compute(texts, keys, missing, row_ids, progress)
+        self._compute(texts, keys, missing, row_ids, progress, embed_all)
 
     def _missing(self, keys: Sequence[bytes]) -> list[int]:
         """Return where the keys without a vector are, of equal ones the first."""
@@ -107,15 +117,16 @@ class VectorColumn:
         places: Sequence[int],
         row_ids: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
+        embed_all: EmbedAll | None = None,
     ) -> None:
         ordered = sorted(places, key=lambda at: len(texts[at]), reverse=True)
-        for start in range(0, len(ordered), self._batch_size):
-            chosen = ordered[start : start + self._batch_size]
+        parts = [ordered[start : start + self._batch_size] for start in range(0, len(ordered), self._batch_size)]
+        for number, answer in (embed_all or self._one_by_one)([[texts[at] for at in part] for part in parts]):
+            chosen = parts[number]
             batch = [texts[at] for at in chosen]
             rows = None if row_ids is None else [row_ids[at] for at in chosen]
-            if self._before_batch:
-                self._before_batch()
-            answer = _answer(self._embed, batch, rows)
+            if isinstance(answer, Exception):
+                raise _failure(answer, batch, rows)
             vectors = checked_vectors(answer, batch, self._spool.dim, self._spool.dtype.name, rows)
             self._spool.put([keys[at] for at in chosen], vectors)
             self.embedded += len(batch)
@@ -123,17 +134,26 @@ class VectorColumn:
             if progress:
                 progress(len(batch))
 
+    def _one_by_one(self, batches: Sequence[Sequence[str]]) -> Answers:
+        for number, batch in enumerate(batches):
+            if self._before_batch:
+                self._before_batch()
+            try:
+                answer: FloatArray | Exception = self._embed(batch)
+            except Exception as error:  # noqa: BLE001 (it is raised with the rows that it came of)
+                answer = error
+            yield number, answer
 
-def _answer(embed: Embed, batch: Sequence[str], row_ids: Sequence[int] | None) -> Any:
-    try:
-        return embed(batch)
-    except LanceRerankError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the model failed on {_batch(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
-            "is kept; run this again to go on. The cause is chained to this error."
-        ) from error
+
+def _failure(error: Exception, batch: Sequence[str], row_ids: Sequence[int] | None) -> LanceRerankError:
+    if isinstance(error, LanceRerankError):
+        return error
+    failure = ModelError(
+        f"the model failed on {_batch(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
+        "is kept; run this again to go on. The cause is chained to this error."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def checked_vectors(

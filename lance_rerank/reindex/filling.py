@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from lancedb.table import Table
 
 from lance_rerank import lance
-from lance_rerank.columns.backfill import Progress, Target, backfill
+from lance_rerank.columns.backfill import ColumnEncoder, Progress, Target, backfill
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.columns.survey import survey
+from lance_rerank.columns.transformed import TransformedColumn
 from lance_rerank.columns.vector_spool import VectorSpool
 from lance_rerank.columns.vectors import KIND, VectorColumn
 from lance_rerank.reindex import indexes
 from lance_rerank.reindex.embedding import TextPass
 from lance_rerank.reindex.journal import Journal
 from lance_rerank.reindex.plan import Plan
+from lance_rerank.reindex.pool import WorkerPool
 from lance_rerank.reindex.state import Clock, Lease, Phase
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.types import Encoder
 
 logger = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ class BackfillReport:
     embedded : int
         Texts that the model was asked for in this run; equal texts, and those embedded before, cost nothing.
     without_text : int
-        Rows met in this run whose text is null; they have no vector.
+        Rows met in this run whose text is null, or of which the transform makes none; they have no vector.
     zero_vectors : int
         Texts embedded in this run whose vector is zero, which no cosine search finds.
     commits : int
@@ -100,27 +103,34 @@ class Filling:
         self._on_phase = on_phase
         self._rows = self._without_text = self._commits = 0
 
-    def run(self, encoder: Encoder, spool: VectorSpool) -> BackfillReport:
-        """Go through the phases that are left, and return what was done."""
+    def run(
+        self,
+        encoder: Encoder,
+        spool: VectorSpool,
+        workers: WorkerPool | None = None,
+        texts: TransformedTexts | None = None,
+    ) -> BackfillReport:
+        """Go through the phases that are left, and return what was done; workers embed the bulk of the texts."""
         started = self._clock()
-        column = VectorColumn(encoder.encode_documents, spool, self._plan.batch_size, self._lease.renew)
+        vectors = VectorColumn(encoder.encode_documents, spool, self._plan.batch_size, self._lease.renew)
+        column: ColumnEncoder = TransformedColumn(vectors, texts.of) if texts else vectors
         if self._plan.shadow not in self._table.schema.names:
             self._enter("embed")
-            TextPass(self._table, self._plan.source, column, self._progress).run()
+            TextPass(self._table, self._plan.sources, vectors, self._progress, workers, texts).run()
             self._enter("write")
             self._fill(column, rounds=1)
         self._enter("catch-up")
         self._fill(column, rounds=CATCH_UP_ROUNDS)
         index = self._indexed(column)
-        late = survey(self._table, self._plan.shadow, self._plan.source).outdated
+        late = survey(self._table, self._plan.shadow, self._plan.sources).outdated
         report = BackfillReport(
             self._plan.job,
             self._plan.column,
             self._plan.shadow,
             self._rows,
-            column.embedded,
+            vectors.embedded,
             self._without_text,
-            column.zero_vectors,
+            vectors.zero_vectors,
             self._commits,
             late,
             index,
@@ -140,10 +150,12 @@ class Filling:
         if self._on_phase:
             self._on_phase(phase)
 
-    def _fill(self, column: VectorColumn, rounds: int) -> None:
+    def _fill(self, column: ColumnEncoder, rounds: int) -> None:
         plan = self._plan
         record = ColumnRecord(plan.source, plan.fingerprint, plan.dtype, kind=KIND)
-        done = backfill(Target(self._table, plan.shadow, plan.source, column, record.metadata()), self._advance, rounds)
+        done = backfill(
+            Target(self._table, plan.shadow, plan.sources, column, record.metadata()), self._advance, rounds
+        )
         self._rows += done.rows
         self._without_text += done.without_text
         self._commits += done.fragments
@@ -153,7 +165,7 @@ class Filling:
         if self._progress:
             self._progress(done, total)
 
-    def _indexed(self, column: VectorColumn) -> str | None:
+    def _indexed(self, column: ColumnEncoder) -> str | None:
         """Build the index if it is not there, and leave no rows of the column out of it; return what it is."""
         plan, table = self._plan, self._table
         if plan.index is None or not table.count_rows(f"`{plan.shadow}` IS NOT NULL"):

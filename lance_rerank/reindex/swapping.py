@@ -18,9 +18,10 @@ from lance_rerank.errors import ArgumentError, ColumnError, ModelError
 from lance_rerank.reindex.former import Former, note_values, require_known
 from lance_rerank.reindex.indexes import IndexSpec
 from lance_rerank.reindex.journal import Journal
-from lance_rerank.reindex.plan import Plan
+from lance_rerank.reindex.plan import ROWS_THAT_APPS_ADD, Plan
 from lance_rerank.reindex.state import Clock, Lease, Phase
 from lance_rerank.reindex.sweeping import Sweeper, Swept, cover
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.types import Encoder
 
 logger = logging.getLogger(__name__)
@@ -140,11 +141,11 @@ class Swapping:
 
     # --- the swap --------------------------------------------------------------------------------------------------
 
-    def swap(self, encoder: Encoder, dual_writing: bool) -> SwapReport:
+    def swap(self, encoder: Encoder, dual_writing: bool, texts: TransformedTexts | None = None) -> SwapReport:
         """Put the new column in place, or go on where a kill stopped that, and sweep what landed meanwhile."""
         plan, tally = self._plan, _Tally()
         with VectorSpool(self._folder, plan.dim, plan.dtype) as spool:
-            sweeper = Sweeper(self._table, plan.source, encoder, spool, self._lease, plan.batch_size)
+            sweeper = Sweeper(self._table, plan.sources, encoder, spool, self._lease, plan.batch_size, texts)
             if not is_swapped(self._table, plan):
                 tally.swept += sweeper.sweep(self._names.shadow, plan.index)
                 former = self._remembered(dual_writing)
@@ -201,6 +202,8 @@ class Swapping:
             )
         elif self._former().function is not None and self._writes_both():
             notes.append("add() fills both columns until drop_old(): apps load both models for that")
+        if plan.transform is not None:
+            notes.append(ROWS_THAT_APPS_ADD)
         if plan.dim != plan.old_dim:
             notes.append(f"queries that are vectors have to have {plan.dim} dimensions now, before {plan.old_dim}")
         notes.append(
