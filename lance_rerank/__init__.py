@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         multivector_status,
         sync_multivector_column,
     )
-    from lance_rerank.datasets import Dataset
+    from lance_rerank.datasets import Dataset, LabelledDocument, TrainingQuery, TrainingSet
     from lance_rerank.datasets.trec import read_trec_qrels, read_trec_run, write_trec_qrels, write_trec_run
     from lance_rerank.encoder import SentenceEncoder
     from lance_rerank.evaluation.blend import fit_blend
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.reindex import (
         BackfillReport,
+        Bridge,
         Gate,
         Plan,
         ReindexJob,
         Status,
         SwapReport,
         Verification,
+        fit_bridge,
         plan_reindex,
     )
     from lance_rerank.rerankers import (
@@ -83,7 +85,7 @@ _HOMES = {
         "multivector_status",
         "add_mean_vector_column",
     ),
-    "lance_rerank.datasets": ("Dataset",),
+    "lance_rerank.datasets": ("Dataset", "LabelledDocument", "TrainingQuery", "TrainingSet"),
     "lance_rerank.datasets.trec": ("read_trec_qrels", "read_trec_run", "write_trec_qrels", "write_trec_run"),
     "lance_rerank.evaluation": (
         "evaluate",
@@ -110,6 +112,8 @@ _HOMES = {
         "Verification",
         "Gate",
         "SwapReport",
+        "fit_bridge",
+        "Bridge",
     ),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
@@ -151,6 +155,10 @@ __all__ = [
     # from files to a table
     "index_documents",
     "IndexResult",
+    # training
+    "TrainingSet",
+    "TrainingQuery",
+    "LabelledDocument",
     # measuring
     "Dataset",
     "evaluate",
@@ -177,6 +185,8 @@ __all__ = [
     "Verification",
     "Gate",
     "SwapReport",
+    "fit_bridge",
+    "Bridge",
     # values and protocols
     "Document",
     "Encoder",

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from lance_rerank.errors import ColumnError
 from lance_rerank.types import Encoder, FloatArray, TokenEncoder
 
 PROBES = ("What is the capital of France?", "Rotate the API key, then revoke it.", "def add(a, b): return a + b")
@@ -36,6 +37,33 @@ def same_encoder(one: str | None, other: str | None) -> bool:
     except (ValueError, KeyError, TypeError):
         return False
     return close(a, b)
+
+
+def fills(encoder: Encoder | TokenEncoder, fingerprint: str | None) -> bool:
+    """Return whether an encoder makes the document vectors of the model with a fingerprint; True where that is unknown.
+
+    What it makes of queries is not looked at: with a prompt for them or without, they are for the same documents.
+    """
+    if fingerprint is None or (encoder.fingerprint is not None and same_encoder(fingerprint, encoder.fingerprint)):
+        return True
+    try:
+        numbers = _numbers(fingerprint)
+    except (ValueError, KeyError, TypeError):
+        return encoder.fingerprint is None
+    made = np.concatenate([projected(np.atleast_2d(vectors)) for vectors in encoder.encode_documents(PROBES)])
+    return close(numbers[len(numbers) // 2 :], made)
+
+
+def require_fills(encoder: Encoder | TokenEncoder, fingerprint: str | None, column: str, name: str) -> None:
+    """Raise `ColumnError` where a column's vectors come from another model than the encoder in hand, called `name`."""
+    if fills(encoder, fingerprint):
+        return
+    wanted = model_name(fingerprint)
+    then = " as it was then, not as it is now" if wanted == name else ""
+    raise ColumnError(
+        f"column {column!r} was filled by {wanted}{then}, and the encoder in hand is {name}: their vectors cannot be "
+        "compared. Use that model, or fill the column anew: lance_rerank.plan_reindex"
+    )
 
 
 def close(one: Sequence[float] | FloatArray, other: Sequence[float] | FloatArray) -> bool:

@@ -27,7 +27,13 @@ LAYERS = (
 )
 LAYER_OF = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 # Neighbours that may look at each other, one way: a missing extra is an error; LanceDB's hooks hand on Arrow tables.
-BESIDE = {("extras", "errors"), ("types", "errors"), ("fingerprint", "types"), ("lance", "arrow")}
+BESIDE = {
+    ("extras", "errors"),
+    ("fingerprint", "errors"),
+    ("fingerprint", "types"),
+    ("lance", "arrow"),
+    ("types", "errors"),
+}
 FACADE_FROM = LAYER_OF["jobs"]  # from here on, modules may use the package as its users do
 
 TOP_LEVEL = {

@@ -6,7 +6,6 @@ Command modules import what is heavy inside their functions, so that ``--help`` 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,8 +13,9 @@ import typer
 from typer.core import TyperGroup
 
 from lance_rerank import __version__
-from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, search
+from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, reindex, search
 from lance_rerank.cli.progress import talk
+from lance_rerank.cli.wording import in_commands, in_options
 from lance_rerank.errors import LanceRerankError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -46,7 +46,8 @@ class _Commands(TyperGroup):
         except (LanceRerankError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            talk(f"error: {_in_options(' '.join(str(error).split()))}")
+            message = in_options(" ".join(str(error).split()))
+            talk(f"error: {in_commands(message) if ctx.invoked_subcommand == 'reindex' else message}")
             raise typer.Exit(2) from error
 
 
@@ -60,15 +61,15 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
-lexical_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="A Tantivy index beside a table.")
-for name, command in lexical.COMMANDS.items():
-    lexical_app.command(name)(command)
-app.add_typer(lexical_app, name="lexical")
-
-
-def _in_options(message: str) -> str:
-    """Return a message of the library with its arguments written as options of the command line."""
-    return re.sub(r"\b(id_column|text|overwrite)=", lambda argument: f"--{argument[1].replace('_', '-')} ", message)
+GROUPS = {
+    "lexical": (lexical.COMMANDS, "A Tantivy index beside a table."),
+    "reindex": (reindex.COMMANDS, "Another embedding model behind a vector column of a live table."),
+}
+for group, (commands, told) in GROUPS.items():
+    grouped = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=told)
+    for name, command in commands.items():
+        grouped.command(name)(command)
+    app.add_typer(grouped, name=group)
 
 
 def _print_version(wanted: bool) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lance_rerank.evaluation.searching import OnError
     from lance_rerank.search.retriever import Retriever
 
+MEASURES = "nDCG@10,RR@10,Success@5,R@100"
 _RETRIEVERS = "vector,fts,hybrid"
 _COMMA = re.compile(r",(?![^(]*\))")  # not those within parentheses, as in nDCG(gains={0:0,1:2})@10
 
@@ -50,9 +51,7 @@ def evaluate(
     table: TableName,
     data: Annotated[Path, typer.Option(help="A BEIR folder, with queries.jsonl and qrels/.")],
     split: Annotated[str, typer.Option(help="Which file of qrels/ to evaluate on.")] = "test",
-    measures: Annotated[
-        str, typer.Option(help="Separated by commas, as ir-measures writes them.")
-    ] = "nDCG@10,RR@10,Success@5,R@100",
+    measures: Annotated[str, typer.Option(help="Separated by commas, as ir-measures writes them.")] = MEASURES,
     retrievers: Annotated[
         str | None,
         typer.Option(
@@ -115,13 +114,13 @@ def evaluate(
         require("jinja2", extra="report")  # before the work, not after it
     named = _named(retrievers, recipes, candidates, Lexical.of_options(lexical, freshness, syntax, fuzzy))
     chosen = named | _from_file(context, recipes, named)
-    wanted = _parts(measures, "--measures")
+    wanted = parts(measures, "--measures")
     requirements = gate.parse_requirements(fail_under)
     for requirement in requirements:
         requirement.require_checkable(wanted, list(chosen), baseline)
     if baseline is not None and baseline not in chosen:
         raise ArgumentError(f"--baseline {baseline!r} is none of the retrievers {', '.join(chosen)}")
-    judged = _first(Dataset.from_beir(data, split), limit)
+    judged = first_queries(Dataset.from_beir(data, split), limit)
     made = make_retrievers(open_table(db, table), chosen, id_column=id_column)
     _warm_up(made, judged, on_error)
     with bar("evaluate") as progress:
@@ -154,7 +153,7 @@ def _named(retrievers: str | None, file: Path | None, candidates: int, lexical: 
     """Return the recipes that the options name, by what they are written as."""
     if retrievers is None and file is not None:
         return {}
-    written = _parts(_RETRIEVERS if retrievers is None else retrievers, "--retrievers")
+    written = parts(_RETRIEVERS if retrievers is None else retrievers, "--retrievers")
     recipes = [replace(Recipe.parse(one), candidates=candidates, lexical=lexical) for one in written]
     return {str(recipe): recipe for recipe in recipes}
 
@@ -201,14 +200,21 @@ def _print(result: EvaluationResult, baseline: str | None) -> None:
         print(f"\n{name}: {taken}")
 
 
-def _parts(text: str, option: str) -> list[str]:
-    parts = [part.strip() for part in _COMMA.split(text) if part.strip()]
-    if not parts:
+def parts(text: str, option: str) -> list[str]:
+    """Return what stands between the commas of an option.
+
+    Raises
+    ------
+    ArgumentError
+        Nothing does.
+    """
+    found = [part.strip() for part in _COMMA.split(text) if part.strip()]
+    if not found:
         raise ArgumentError(f"{option} names nothing")
-    return parts
+    return found
 
 
-def _first(data: Dataset, limit: int | None) -> Dataset:
+def first_queries(data: Dataset, limit: int | None) -> Dataset:
     """Return the data set with its first queries only."""
     if limit is None:
         return data

@@ -12,7 +12,7 @@ import typer
 
 from lance_rerank.cli.files import require_folder
 from lance_rerank.cli.progress import bar, talk
-from lance_rerank.cli.recipe_file import read_recipes, refuse_options_beside
+from lance_rerank.cli.recipe_file import read_recipe, refuse_options_beside
 from lance_rerank.cli.recipes import Lexical, Recipe
 from lance_rerank.cli.retrievers import ask_once, make_retrievers
 from lance_rerank.cli.tables import (
@@ -65,7 +65,7 @@ def fit_blend(
         recipe = replace(Recipe.parse(retriever), candidates=candidates, lexical=of_options)
     else:
         refuse_options_beside(recipes, context)
-        recipe = _in_file(recipes, retriever)
+        recipe = read_recipe(recipes, retriever)
     if recipe.reranker == "none":
         raise ArgumentError(f"{retriever!r} has no reranker to combine with its legs; name one: {retriever}+RERANKER")
     recipe = replace(recipe, blend=False, guard=None, min_score=None)
@@ -82,10 +82,3 @@ def fit_blend(
         print(json.dumps({"retriever": retriever, "form": fitted.model.form, "estimate": estimate}))
         return
     print(fitted.estimate)
-
-
-def _in_file(file: Path, name: str) -> Recipe:
-    recipes = read_recipes(file)
-    if name not in recipes:
-        raise ArgumentError(f"{file} has no retriever {name!r}; there are {', '.join(recipes)}")
-    return recipes[name]

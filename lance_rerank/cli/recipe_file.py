@@ -97,6 +97,20 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
     return {name: _recipe(path, name, table, values) for name, table in tables.items()}
 
 
+def read_recipe(path: Path, name: str) -> Recipe:
+    """Return one recipe of a file.
+
+    Raises
+    ------
+    ArgumentError
+        The file has none of that name, or is wrong.
+    """
+    recipes = read_recipes(path)
+    if name not in recipes:
+        raise ArgumentError(f"{path} has no retriever {name!r}; there are {', '.join(recipes)}")
+    return recipes[name]
+
+
 def refuse_options_beside(path: Path, context: typer.Context) -> None:
     """Raise where a command was given an option that is for the file to say.
 

@@ -23,27 +23,31 @@ TOKENS = "colbert"  # the column of token vectors, as `index --colbert` makes it
 _Part = TypeVar("_Part")
 
 
-def make_retrievers(table: Table, recipes: Mapping[str, Recipe], *, id_column: str = "id") -> dict[str, Retriever]:
+def make_retrievers(
+    table: Table, recipes: Mapping[str, Recipe], *, id_column: str = "id", column: str | None = None
+) -> dict[str, Retriever]:
     """Return a retriever for each recipe, under the same name, with the searched text among its rows.
 
-    Queries are embedded by the model that the table names. What several recipes need is loaded once.
+    Queries are embedded by the model that the table names. What several recipes need is loaded once. `column` is the
+    vector column to search, by default the only one.
 
     Raises
     ------
     ColumnError, MissingIndexError
         The table lacks what a recipe needs; says which command adds it.
     """
-    shared = _Shared(table)
+    shared = _Shared(table, column)
     return {name: _retriever(shared, name, recipe, id_column) for name, recipe in recipes.items()}
 
 
 class _Shared:
     """What the retrievers of a table are made from, each part once."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, column: str | None) -> None:
         self.table = table
-        self.model = _model_of(table)
-        self.text_column = text_column(table)
+        self.column = column
+        self.model = _model_of(table, column)
+        self.text_column = self.model.source if self.model else "text"
         self._made: dict[tuple[object, ...], Any] = {}
 
     def once(self, make: Callable[..., _Part], *arguments: object) -> _Part:
@@ -72,6 +76,7 @@ def _retriever(shared: _Shared, name: str, recipe: Recipe, id_column: str) -> Re
         where=recipe.where,
         id_column=id_column,
         encoder=shared.once(_token_encoder, None) if by_tokens else shared.once(_sentence_encoder),
+        vector_columns=None if by_tokens else shared.column,
         vectors=TOKENS,
         nprobes=recipe.nprobes,
         refine_factor=recipe.refine_factor,
@@ -125,11 +130,11 @@ def text_column(table: Table) -> str:
     return model.source if model else "text"
 
 
-def _model_of(table: Table) -> TableModel | None:
+def _model_of(table: Table, column: str | None = None) -> TableModel | None:
     from lance_rerank import lance
     from lance_rerank.jobs.tables import table_model
 
-    columns = list(lance.vector_columns(table.schema))
+    columns = [column] if column else list(lance.vector_columns(table.schema))
     return table_model(table, columns[0]) if len(columns) == 1 else None
 
 

@@ -10,8 +10,12 @@ import pyarrow as pa
 
 
 def row_bytes(column: pa.Array) -> Iterator[bytes]:
-    """Yield the bytes of each row of texts, of vectors or of lists of vectors; nothing for a null."""
+    """Yield the bytes of each row of texts, of vectors, of lists of vectors or of structs; nothing for a null."""
     column = without_extension(column)
+    if pa.types.is_struct(column.type):
+        for row in column.to_pylist():
+            yield b"" if row is None else repr(tuple(row.values())).encode(errors="surrogatepass")
+        return
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         yield from ((text or "").encode(errors="surrogatepass") for text in column.to_pylist())
         return

@@ -21,6 +21,7 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.ledger import Ledger, digests
+from lance_rerank.columns.sources import Source, missing_from, names_of, read, type_of
 from lance_rerank.columns.spool import Spool
 from lance_rerank.columns.survey import WINDOW, fragment_files, survey_fragment
 from lance_rerank.errors import ColumnError, ConflictError, LanceRerankError, ModelError
@@ -63,7 +64,7 @@ class BackfillResult:
     rows : int
         Rows that were given a value in this run.
     without_text : int
-        Rows met in this run whose source is null; their value is null.
+        Rows met in this run whose source is null, or gives no text; their value is null.
     fragments : int
         Fragments committed in this run.
     """
@@ -89,8 +90,10 @@ class Target:
     ----------
     table : lancedb.table.Table
         Local or on an object store.
-    column, source : str
-        The column to fill and the column it is computed from.
+    column : str
+        The column to fill.
+    source : str or tuple of str
+        The column it is computed from, or several.
     encoder : ColumnEncoder
         Computes the values.
     metadata : Mapping
@@ -101,7 +104,7 @@ class Target:
 
     table: Table
     column: str
-    source: str
+    source: Source
     encoder: ColumnEncoder
     metadata: Mapping[str, str]
     spool: Spool | None = None
@@ -250,14 +253,14 @@ def _fragment_values(
     """Yield the fragment's values in physical order, null where a row is deleted or has no text."""
     storage = target.encoder.storage
     has_values = lance.fragment_file(data, fragment, target.column) is not None
-    columns = [target.source, target.column] if has_values else [target.source]
+    columns = [*names_of(target.source), *([target.column] if has_values else [])]
     position = 0
     for batch in fragment.scanner(columns=columns, with_row_address=True, batch_size=WINDOW).to_batches():
         places = (batch.column("_rowaddr").to_numpy() & 0xFFFFFFFF).astype(np.int64)
         if not len(places):
             continue
         end = int(places[-1]) + 1
-        sources = without_extension(batch.column(target.source))
+        sources = read(batch, target.source)
         stored = pa.nulls(len(sources), storage)
         if has_values:
             stored = without_extension(batch.column(target.column)).cast(storage)
@@ -267,8 +270,10 @@ def _fragment_values(
         keys += [key for key, held in zip(digests(sources, values), present, strict=True) if held]
         yield _spread(values, places - position, end - position, storage)
         position = end
-        counts["encoded"] += encoded
-        counts["without text"] += sources.null_count
+        # Of several columns a text is made, and a row of which none is made has no text.
+        empty = int((_held(sources) & ~fresh & ~_held(values)).sum()) if isinstance(target.source, tuple) else 0
+        counts["encoded"] += encoded - empty
+        counts["without text"] += sources.null_count + empty
         tally.advance(encoded)
     if position < fragment.physical_rows:
         yield pa.nulls(fragment.physical_rows - position, storage)
@@ -329,9 +334,10 @@ def _spread(values: pa.Array, places: npt.NDArray[np.int64], size: int, storage:
 
 
 def _require_source(schema: pa.Schema, target: Target) -> None:
-    source = target.source
-    if source not in schema.names:
-        raise ColumnError(f"the table has no column {source!r} to read from (columns: {', '.join(schema.names)})")
-    data_type = schema.field(source).type
+    if missing := missing_from(schema.names, target.source):
+        raise ColumnError(f"the table has no column {missing[0]!r} to read from (columns: {', '.join(schema.names)})")
+    data_type = type_of(schema, target.source)
     if not target.encoder.accepts(data_type):
-        raise ColumnError(f"column {source!r} holds {data_type}, not {target.encoder.expects}: name one that does")
+        raise ColumnError(
+            f"column {names_of(target.source)[0]!r} holds {data_type}, not {target.encoder.expects}: name one that does"
+        )

@@ -9,6 +9,7 @@ from lancedb.table import Table
 
 from lance_rerank import lance
 from lance_rerank.columns.ledger import Ledger
+from lance_rerank.columns.sources import Source, files_of, has_text, names_of, read
 
 WINDOW = 512  # rows encoded at a time: enough to sort by length, few enough that memory does not grow with the table
 
@@ -52,7 +53,7 @@ class Survey:
         )
 
 
-def survey(table: Table, column: str, source: str) -> Survey:
+def survey(table: Table, column: str, source: Source) -> Survey:
     """Return how far a column is filled. Reads only the fragments that others have rewritten since."""
     data = lance.dataset(table)
     ledger = Ledger(data, column)
@@ -60,28 +61,33 @@ def survey(table: Table, column: str, source: str) -> Survey:
     return sum(surveys, Survey())
 
 
-def fragment_files(data: Any, fragment: Any, column: str, source: str) -> tuple[str, str | None]:
+def fragment_files(data: Any, fragment: Any, column: str, source: Source) -> tuple[str, str | None]:
     """Return the paths of the files that hold a fragment's texts and its values.
 
     A file may hold several columns of token vectors, which may exchange their names; so these are told by field, too.
     """
-    path = lance.fragment_file(data, fragment, source) or ""
-    if source in data.schema.names and lance.token_dim(data.schema.field(source).type) is not None:
+    path = files_of(data, fragment, source) or ""
+    if isinstance(source, str) and source in data.schema.names and _holds_tokens(data, source):
         path += f"#{lance.field_id(data, source)}"
     return path, lance.fragment_file(data, fragment, column)
 
 
-def survey_fragment(data: Any, fragment: Any, column: str, source: str, ledger: Ledger) -> Survey:
+def _holds_tokens(data: Any, column: str) -> bool:
+    return lance.token_dim(data.schema.field(column).type) is not None
+
+
+def survey_fragment(data: Any, fragment: Any, column: str, source: Source, ledger: Ledger) -> Survey:
     """Return how far one fragment is filled; it is read only if others have written it since we did."""
     source_file, column_file = fragment_files(data, fragment, column, source)
     rows = fragment.count_rows()
     if column_file is None or ledger.is_ours(source_file, column_file):
-        with_text = fragment.count_rows(filter=f"`{source}` IS NOT NULL")
+        held = has_text(source) if column_file is None else f"{has_text(source)} AND `{column}` IS NOT NULL"
+        with_text = fragment.count_rows(filter=held)
         filled = {"missing": with_text} if column_file is None else {"encoded": with_text}
         return Survey(rows, without_text=rows - with_text, **filled)
     total = Survey()
-    for batch in fragment.scanner(columns=[source, column], batch_size=WINDOW).to_batches():
-        sources, values = batch.column(source), batch.column(column)
+    for batch in fragment.scanner(columns=[*names_of(source), column], batch_size=WINDOW).to_batches():
+        sources, values = read(batch, source), batch.column(column)
         fresh, held = ledger.fresh(sources, values), values.is_valid().to_numpy(zero_copy_only=False)
         total += Survey(
             rows=len(sources),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,10 @@ VectorDtype = Literal["float32", "float16"]
 VECTOR_TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 KIND = "vector"
 
-Embed = Callable[[Sequence[str]], FloatArray | list[FloatArray]]
+Vectors = FloatArray | list[FloatArray]  # of several texts: one a text, or one a token of each
+Embed = Callable[[Sequence[str]], Vectors]
+Answers = Iterator[tuple[int, Vectors | Exception]]  # the number of a batch, with its vectors or what was raised
+EmbedAll = Callable[[Sequence[Sequence[str]]], Answers]
 
 
 class VectorColumn:
@@ -60,7 +63,10 @@ class VectorColumn:
 
     def encode(self, sources: pa.Array) -> pa.Array:
         """Return the texts' vectors. A text without words has one too, as LanceDB's own functions give it."""
-        texts = sources.to_pylist()
+        return self.encode_texts(sources.to_pylist())
+
+    def encode_texts(self, texts: Sequence[str]) -> pa.Array:
+        """Return the vectors of texts that are in no column."""
         keys = text_keys(texts)
         self._compute(texts, keys, self._missing(keys))
         vectors, damaged = self._spool.get(keys)
@@ -74,11 +80,16 @@ class VectorColumn:
         return self._array(vectors)
 
     def spool(
-        self, texts: Sequence[str], row_ids: Sequence[int] | None = None, progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        row_ids: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+        embed_all: EmbedAll | None = None,
     ) -> None:
         """Embed those texts that are not spooled, each once, in batches of similar length.
 
-        `progress` is called with the number of texts that were there, and then with that of each batch.
+        `progress` is called with the number of texts that were there, and then with that of each batch. `embed_all`
+        answers to all batches, in the order that it likes; by default `embed` is asked for one after the other.
 
         Raises
         ------
@@ -89,7 +100,7 @@ class VectorColumn:
         missing = self._missing(keys)
         if progress:
             progress(len(texts) - len(missing))
-        self._compute(texts, keys, missing, row_ids, progress)
+        self._compute(texts, keys, missing, row_ids, progress, embed_all)
 
     def _missing(self, keys: Sequence[bytes]) -> list[int]:
         """Return where the keys without a vector are, of equal ones the first."""
@@ -105,21 +116,32 @@ class VectorColumn:
         places: Sequence[int],
         row_ids: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
+        embed_all: EmbedAll | None = None,
     ) -> None:
         ordered = sorted(places, key=lambda at: len(texts[at]), reverse=True)
-        for start in range(0, len(ordered), self._batch_size):
-            chosen = ordered[start : start + self._batch_size]
+        parts = [ordered[start : start + self._batch_size] for start in range(0, len(ordered), self._batch_size)]
+        for number, answer in (embed_all or self._one_by_one)([[texts[at] for at in part] for part in parts]):
+            chosen = parts[number]
             batch = [texts[at] for at in chosen]
             rows = None if row_ids is None else [row_ids[at] for at in chosen]
-            if self._before_batch:
-                self._before_batch()
-            answer = _answer(self._embed, batch, rows)
+            if isinstance(answer, Exception):
+                raise _failure(answer, batch, rows)
             vectors = self._checked(answer, batch, rows)
             self._spool.put([keys[at] for at in chosen], vectors)
             self.embedded += len(batch)
             self.zero_vectors += self._zeros(vectors)
             if progress:
                 progress(len(batch))
+
+    def _one_by_one(self, batches: Sequence[Sequence[str]]) -> Answers:
+        for number, batch in enumerate(batches):
+            if self._before_batch:
+                self._before_batch()
+            try:
+                answer: Vectors | Exception = self._embed(batch)
+            except Exception as error:  # noqa: BLE001 (it is raised with the rows that it came of)
+                answer = error
+            yield number, answer
 
     # --- what differs where a text has several vectors ---------------------------------------------------------
 
@@ -141,16 +163,15 @@ class VectorColumn:
         return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self._spool.dim)
 
 
-def _answer(embed: Embed, batch: Sequence[str], row_ids: Sequence[int] | None) -> Any:
-    try:
-        return embed(batch)
-    except LanceRerankError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the model failed on {shown(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
-            "is kept; run this again to go on. The cause is chained to this error."
-        ) from error
+def _failure(error: Exception, batch: Sequence[str], row_ids: Sequence[int] | None) -> LanceRerankError:
+    if isinstance(error, LanceRerankError):
+        return error
+    failure = ModelError(
+        f"the model failed on {shown(batch, row_ids)}: {type(error).__name__}: {error}. What was embedded before "
+        "is kept; run this again to go on. The cause is chained to this error."
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def checked_vectors(

@@ -118,7 +118,7 @@ def index_documents(
     Raises
     ------
     DatasetError, ColumnError
-        About the source. Nothing was written.
+        About the source; or the model was trained on since it filled the table. Nothing was written.
     ArgumentError
         The table there is of another model or has other columns.
     ModelError
@@ -144,7 +144,7 @@ def index_documents(
     else:
         opened = connection.open_table(table)
         _require_fitting(opened, documents, named)
-    writer = Writer(opened, documents, embedder, batch_size, progress)
+    writer = Writer(opened, documents, embedder, named.name, batch_size, progress)
     writer.run()
     opened.checkout_latest()
     kind = refresh_indexes(opened, text=documents.text_column, vector=VECTOR, language=language, kind=vector_index)

@@ -13,6 +13,7 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.backfill import Progress
 from lance_rerank.errors import LanceRerankError, ModelError
+from lance_rerank.fingerprint import require_fills, sketch
 from lance_rerank.jobs.sources import Documents
 from lance_rerank.types import Encoder, FloatArray
 
@@ -24,12 +25,20 @@ class Writer:
     """Writes the documents that a table does not have yet, batch by batch, and counts them."""
 
     def __init__(
-        self, table: Table, documents: Documents, encoder: Encoder, batch_size: int, progress: Progress | None
+        self,
+        table: Table,
+        documents: Documents,
+        encoder: Encoder,
+        model: str,
+        batch_size: int,
+        progress: Progress | None,
     ) -> None:
         self.added = self.updated = self.unchanged = self.without_text = 0
         self._table = table
         self._documents = documents
         self._encoder = encoder
+        self._model = model
+        self._model_is_noted = False
         self._batch_size = batch_size
         self._progress = progress
         self._schema = pa.schema([table.schema.field(name) for name in documents.schema.names])
@@ -69,6 +78,7 @@ class Writer:
         """Embed and commit some rows."""
         texts = rows.column(self._documents.text_column).to_pylist()
         rows = rows.append_column(self._table.schema.field(VECTOR), self._vectors(texts))
+        self._note_model()
         ids = rows.column(self._documents.id_column).to_pylist()
         updated = sum(doc_id in self._known for doc_id in ids)
         # by pylance, since LanceDB would by itself embed a batch that has no vectors, null texts and all
@@ -80,6 +90,17 @@ class Writer:
             data.insert(rows)
         self.updated += updated
         self.added += len(ids) - updated
+
+    def _note_model(self) -> None:
+        """Note of an empty table which model fills it, and see of another that it is the one that did."""
+        if self._model_is_noted:
+            return
+        key = lance.model_key(VECTOR)
+        noted = lance.schema_metadata(self._table).get(key)
+        if noted is None and not self._known:
+            lance.update_schema_metadata(self._table, {key: sketch(self._encoder, self._model)})
+        require_fills(self._encoder, noted, VECTOR, self._model)
+        self._model_is_noted = True
 
     def _with_derived_columns(self, rows: pa.Table) -> pa.Table:
         """Return the rows with nulls for token vectors and the like, which a changed text has made wrong."""

@@ -15,7 +15,7 @@ from lancedb.table import AsyncTable
 from lance_rerank import arrow
 from lance_rerank.errors import QueryError
 from lance_rerank.lance.legs import AsyncLegQuery, FullTextLeg, LegQuery, LegRequest, Projection, quoted
-from lance_rerank.lance.models import FollowsModel
+from lance_rerank.lance.models import EmbeddedQuery, FollowsModel
 from lance_rerank.lance.queries import clear_errors
 from lance_rerank.lance.schemas import visible_columns
 
@@ -182,6 +182,8 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
     """What was asked for; what LanceDB's own ``get_query`` says of a boolean query is empty."""
     spoken: str | None = None
     """Words for the reranker, where the query itself has none."""
+    embedded: EmbeddedQuery | None = None
+    """What the table's own model embedded; None where the caller passed the vector."""
     _selected: Projection = None
     _keep_row_ids: bool = False
 
@@ -215,7 +217,7 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
         fts_query, vector_query, limit, offset = await self._create_child_queries()
         with clear_errors():
             fts, vector = await asyncio.gather(
-                fts_query.to_arrow(timeout=timeout), vector_query.to_arrow(timeout=timeout)
+                fts_query.to_arrow(timeout=timeout), self._vector_rows(vector_query, timeout)
             )
         if self._pk_fusion is not None:
             vector, fts = self._pk_fusion.stamp(vector, fts)
@@ -228,6 +230,20 @@ class AsyncHybridBuilder(HybridSeams, AsyncHybridQuery):
             rows = arrow.without(rows, [arrow.ROW_ID])
         rows = self.selected_only(rows, await self._table.schema(), self._selected)
         return AsyncRecordBatchReader(rows, max_batch_length=max_batch_length)
+
+    async def _vector_rows(self, leg: AsyncVectorQuery, timeout: timedelta | None) -> pa.Table:
+        """Return the vector leg's rows; it is run again whenever the model changed under it."""
+        if self.embedded is None:
+            return await leg.to_arrow(timeout=timeout)
+        first, asked = self.embedded.vector, leg.to_query_object()
+
+        async def run(vector: Any) -> pa.Table:
+            if vector is first:
+                return await leg.to_arrow(timeout=timeout)
+            again = self._table._sync_query_to_async(asked.model_copy(update={"vector": vector.tolist()}))
+            return await again.to_arrow(timeout=timeout)
+
+        return await self.embedded.answer_async(run)
 
 
 def lancedb_combine(

@@ -11,10 +11,11 @@ names another model, it is embedded by that one, and searched for again.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,8 @@ from lancedb.query import LanceVectorQueryBuilder
 from lancedb.table import LanceTable
 
 from lance_rerank.errors import ColumnError, ConflictError
+from lance_rerank.fingerprint import require_fills
+from lance_rerank.lance.functions import FunctionEncoder
 from lance_rerank.lance.metadata import EMBEDDING_FUNCTIONS, MODEL_PREFIX, model_key
 from lance_rerank.lance.queries import embed_query, is_of_another_dimension
 
@@ -40,6 +43,7 @@ class _Models:
 
     def __init__(self) -> None:
         self._made: dict[object, Mapping[str, Any]] = {}
+        self._compared: set[tuple[object, str]] = set()
         self._lock = threading.Lock()
 
     def of(self, metadata: Metadata) -> Mapping[str, Any]:
@@ -50,7 +54,20 @@ class _Models:
             self._made[state] = _made(metadata) if functions is None else functions
             for oldest in list(self._made)[:-KEPT_MODELS]:
                 del self._made[oldest]
+                self._compared = {known for known in self._compared if known[0] != oldest}
             return self._made[state]
+
+    def compared(self, metadata: Metadata, column: str) -> Mapping[str, Any]:
+        """Return the functions, once a column's was seen to make such vectors as the column holds."""
+        functions = self.of(metadata)
+        noted = (metadata or {}).get(model_key(column).encode())
+        state = (_naming_models(metadata), column)
+        if noted is not None and column in functions and state not in self._compared:
+            function = functions[column].function
+            name = str(getattr(function, "name", None) or type(function).__name__)
+            require_fills(FunctionEncoder(function), noted.decode(), column, name)
+            self._compared.add(state)
+        return functions
 
 
 _MODELS: WeakKeyDictionary[Any, _Models] = WeakKeyDictionary()
@@ -65,9 +82,12 @@ def functions_named(table: Any, metadata: Metadata) -> Mapping[str, Any]:
     ColumnError
         One of them is not registered in this process.
     """
+    return _models(table).of(metadata)
+
+
+def _models(table: Any) -> _Models:
     with _LOCK:
-        models = _MODELS.setdefault(table, _Models())
-    return models.of(metadata)
+        return _MODELS.setdefault(table, _Models())
 
 
 def _naming_models(metadata: Metadata) -> tuple[tuple[bytes, bytes], ...]:
@@ -121,7 +141,8 @@ class EmbeddedQuery:
     Raises
     ------
     ColumnError
-        The column has no embedding function, or one that this process has not registered.
+        The column has no embedding function, one that this process has not registered, or one that makes other vectors
+        than the column was filled with: the model was trained on since, say.
     """
 
     def __init__(self, table: Any, column: str, query: Any, metadata: Metadata = None) -> None:
@@ -145,7 +166,7 @@ class EmbeddedQuery:
         """Embed the query by the model that metadata name, unless that was done before, and return the model."""
         model = model_named(metadata, self.column) or ""  # which embed_query says what to do about
         if model not in self._vectors:
-            functions = functions_named(self._table, metadata)
+            functions = _models(self._table).compared(metadata, self.column)
             self._vectors[model] = embed_query(functions, self.column, self.query)
         return model
 
@@ -168,27 +189,48 @@ class EmbeddedQuery:
         ConflictError
             The model changed during each of very many runs.
         """
-        error: Exception | None = None
         for _ in range(RUNS):
             model = self._latest
+            found, error = _outcome(partial(run, self._vectors[model]))
+            # a search that a server runs says nothing of its version
+            searched = (found.schema.metadata if error is None else None) or self._table.schema.metadata
+            if self._was_right(model, searched, error):
+                return found
+        raise error or self._thwarted()
+
+    async def answer_async(self, run: Callable[[Vector], Awaitable[Any]]) -> Any:
+        """Return the same for an async table, embedding in a thread."""
+        for _ in range(RUNS):
+            model, found, error = self._latest, None, None
             try:
-                found = run(self._vectors[model])
-            except ValueError as of_run:  # a model of another dimension
+                found = await run(self._vectors[model])
+            except ValueError as of_run:
                 error = of_run
-                searched = self._embedded(self._table.schema.metadata)
-                if searched == model and not is_of_another_dimension(error):
-                    raise
-            else:
-                error = None
-                # a search that a server runs says nothing of its version
-                searched = self._embedded(found.schema.metadata or self._table.schema.metadata)
-                if searched == model:
-                    return found
-            self._latest = searched
-        raise error or ConflictError(
+            searched = (None if found is None else found.schema.metadata) or (await self._table.schema()).metadata
+            if await asyncio.to_thread(self._was_right, model, searched, error):
+                return found
+        raise error or self._thwarted()
+
+    def _was_right(self, model: str, searched: Metadata, error: ValueError | None) -> bool:
+        """Return whether a run was with the model of the version that it searched; raise an error that no swap made."""
+        self._latest = self._embedded(searched)
+        if error is not None and self._latest == model and not is_of_another_dimension(error):
+            raise error
+        return error is None and self._latest == model
+
+    def _thwarted(self) -> ConflictError:
+        return ConflictError(
             f"the model of column {self.column!r} changed during each of {RUNS} runs of a query: something swaps it to "
             "and fro"
         )
+
+
+def _outcome(run: Callable[[], Any]) -> tuple[Any, ValueError | None]:
+    """Return what was found, or the error by which LanceDB refuses a vector: of another dimension, among others."""
+    try:
+        return run(), None
+    except ValueError as error:
+        return None, error
 
 
 class _FollowedTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import lancedb
@@ -169,6 +169,17 @@ def source_column(table: Table, column: str, source: str | None) -> str:
     if not (pa.types.is_string(data_type) or pa.types.is_large_string(data_type)):
         raise ColumnError(f"column {source!r} holds {data_type}, not texts: name a column of strings, source=...")
     return source
+
+
+def require_columns(schema: pa.Schema, columns: Sequence[str]) -> None:
+    """Raise `ColumnError` where a transform would read columns that are not there, or one twice."""
+    for name in columns:
+        if name not in schema.names:
+            raise ColumnError(
+                f"the table has no column {name!r} for the transform to read (columns: {', '.join(schema.names)})"
+            )
+    if len(set(columns)) != len(columns):
+        raise ColumnError(f"a transform reads each column once, got {', '.join(columns)}")
 
 
 def require_no_job(table: Table, column: str) -> None:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import pyarrow as pa
 from lancedb.table import Table
 
 from lance_rerank import lance
+from lance_rerank.columns.sources import Source, files_of, missing_from, names_of, read
 from lance_rerank.columns.vectors import VectorColumn
 from lance_rerank.errors import ColumnError, ConflictError, LanceRerankError
+from lance_rerank.reindex.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 2048  # rows whose texts are sorted by length together, and in memory at a time
+WINDOW = 2048  # rows a worker whose texts are sorted by length together, and in memory at a time
 PASSES = 10  # over a table that others add to meanwhile; what comes later is embedded when the column is written
 
 Progress = Callable[[int, int], None]
+
+
+class Texts(Protocol):
+    """What makes texts of rows."""
+
+    def of(self, sources: pa.Array, row_ids: Sequence[int] | None = None) -> list[str | None]:
+        """Return the texts, None for a row that has none."""
+        ...
 
 
 class TextPass:
@@ -27,11 +38,22 @@ class TextPass:
     rows are deleted from it, and none are added or changed.
     """
 
-    def __init__(self, table: Table, source: str, column: VectorColumn, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        source: Source,
+        column: VectorColumn,
+        progress: Progress | None,
+        workers: WorkerPool | None = None,
+        transformed: Texts | None = None,
+    ) -> None:
         self._table = table
         self._source = source
         self._column = column
         self._progress = progress
+        self._workers = workers
+        self._transformed = transformed
+        self._window = WINDOW * (workers.size if workers else 1)
         self._read: set[str] = set()
         self._texts: list[str] = []
         self._row_ids: list[int] = []
@@ -75,27 +97,32 @@ class TextPass:
 
     def _waiting(self, data: Any) -> list[tuple[str, Any]]:
         """Return the fragments that were not read, with the file that holds their texts."""
-        if self._source not in data.schema.names or not self._column.accepts(data.schema.field(self._source).type):
+        missing, text = missing_from(data.schema.names, self._source), names_of(self._source)[0]
+        if missing or not self._column.accepts(data.schema.field(text).type):
             raise ColumnError(
-                f"column {self._source!r} was there when the plan was made, and is gone or of another type now (the "
-                f"table has {', '.join(data.schema.names)}). Take the job back with abort(), and plan anew"
+                f"column {(missing or [text])[0]!r} was there when the plan was made, and is gone or of another type "
+                f"now (the table has {', '.join(data.schema.names)}). Take the job back with abort(), and plan anew"
             )
-        paths = ((lance.fragment_file(data, fragment, self._source), fragment) for fragment in data.get_fragments())
+        paths = ((files_of(data, fragment, self._source), fragment) for fragment in data.get_fragments())
         return [(path, fragment) for path, fragment in paths if path is not None and path not in self._read]
 
     def _collect(self, fragment: Any) -> None:
         """Take up a fragment's texts, and embed them when there are enough to sort: fragments may be tiny."""
-        scanner = fragment.scanner(columns=[self._source], with_row_id=True, batch_size=WINDOW, batch_readahead=1)
+        columns = names_of(self._source)
+        scanner = fragment.scanner(columns=columns, with_row_id=True, batch_size=WINDOW, batch_readahead=1)
         for batch in scanner.to_batches():
-            rows = batch.filter(batch.column(self._source).is_valid())
-            self._texts += rows.column(self._source).to_pylist()
-            self._row_ids += rows.column("_rowid").to_pylist()
-            self._rows_done += batch.num_rows - rows.num_rows
-            if len(self._texts) >= WINDOW:
+            rows, row_ids = read(batch, self._source), batch.column("_rowid").to_pylist()
+            texts = self._transformed.of(rows, row_ids) if self._transformed else rows.to_pylist()
+            held = [(text, row_id) for text, row_id in zip(texts, row_ids, strict=True) if text is not None]
+            self._texts += [text for text, _ in held]
+            self._row_ids += [row_id for _, row_id in held]
+            self._rows_done += len(texts) - len(held)
+            if len(self._texts) >= self._window:
                 self._embed()
 
     def _embed(self) -> None:
-        self._column.spool(self._texts, self._row_ids, self._advance)
+        embed_all = self._workers.embed if self._workers else None
+        self._column.spool(self._texts, self._row_ids, self._advance, embed_all)
         self._texts, self._row_ids = [], []
 
     def _advance(self, rows: int) -> None:

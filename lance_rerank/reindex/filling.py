@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from lancedb.table import Table
 
 from lance_rerank import lance
-from lance_rerank.columns.backfill import Progress, Target, backfill
+from lance_rerank.columns.backfill import ColumnEncoder, Progress, Target, backfill
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.columns.survey import survey
+from lance_rerank.columns.transformed import TransformedColumn
 from lance_rerank.columns.vectors import VectorColumn
 from lance_rerank.reindex import indexes
 from lance_rerank.reindex.embedding import TextPass
 from lance_rerank.reindex.journal import Journal
 from lance_rerank.reindex.plan import Plan
+from lance_rerank.reindex.pool import WorkerPool
 from lance_rerank.reindex.state import Clock, Lease, Phase
+from lance_rerank.reindex.transforming import TransformedTexts
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class BackfillReport:
     embedded : int
         Texts that the model was asked for in this run; equal texts, and those embedded before, cost nothing.
     without_text : int
-        Rows met in this run whose text is null; they have no vector.
+        Rows met in this run whose text is null, or of which the transform makes none; they have no vector.
     zero_vectors : int
         Texts embedded in this run whose vector is zero, which no cosine search finds; or that have no token vectors.
     commits : int
@@ -100,26 +103,29 @@ class Filling:
         self._on_phase = on_phase
         self._rows = self._without_text = self._commits = 0
 
-    def run(self, column: VectorColumn) -> BackfillReport:
-        """Go through the phases that are left, and return what was done."""
+    def run(
+        self, vectors: VectorColumn, workers: WorkerPool | None = None, texts: TransformedTexts | None = None
+    ) -> BackfillReport:
+        """Go through the phases that are left, and return what was done; workers embed the bulk of the texts."""
         started = self._clock()
+        column: ColumnEncoder = TransformedColumn(vectors, texts.of) if texts else vectors
         if self._plan.shadow not in self._table.schema.names:
             self._enter("embed")
-            TextPass(self._table, self._plan.source, column, self._progress).run()
+            TextPass(self._table, self._plan.sources, vectors, self._progress, workers, texts).run()
             self._enter("write")
             self._fill(column, rounds=1)
         self._enter("catch-up")
         self._fill(column, rounds=CATCH_UP_ROUNDS)
         index = self._indexed(column)
-        late = survey(self._table, self._plan.shadow, self._plan.source).outdated
+        late = survey(self._table, self._plan.shadow, self._plan.sources).outdated
         report = BackfillReport(
             self._plan.job,
             self._plan.column,
             self._plan.shadow,
             self._rows,
-            column.embedded,
+            vectors.embedded,
             self._without_text,
-            column.zero_vectors,
+            vectors.zero_vectors,
             self._commits,
             late,
             index,
@@ -139,9 +145,9 @@ class Filling:
         if self._on_phase:
             self._on_phase(phase)
 
-    def _fill(self, column: VectorColumn, rounds: int) -> None:
+    def _fill(self, column: ColumnEncoder, rounds: int) -> None:
         plan = self._plan
-        target = Target(self._table, plan.shadow, plan.source, column, self._record.metadata())
+        target = Target(self._table, plan.shadow, plan.sources, column, self._record.metadata())
         done = backfill(target, self._advance, rounds)
         self._rows += done.rows
         self._without_text += done.without_text
@@ -152,7 +158,7 @@ class Filling:
         if self._progress:
             self._progress(done, total)
 
-    def _indexed(self, column: VectorColumn) -> str | None:
+    def _indexed(self, column: ColumnEncoder) -> str | None:
         """Build the index if it is not there, and leave no rows of the column out of it; return what it is."""
         plan, table = self._plan, self._table
         if plan.index is None or not table.count_rows(f"`{plan.shadow}` IS NOT NULL"):

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 from lance_rerank import lance
 from lance_rerank.columns.backfill import Progress
 from lance_rerank.columns.ledger import forget
+from lance_rerank.columns.string_spool import StringSpool
 from lance_rerank.datasets import Dataset
-from lance_rerank.errors import ArgumentError, ModelError
-from lance_rerank.fingerprint import model_name, same_encoder
+from lance_rerank.errors import ArgumentError
 from lance_rerank.reindex.checks import local_folder, require_table, table_at, work_folder
 from lance_rerank.reindex.evaluating import Gate, compare_columns
+from lance_rerank.reindex.executors import Executor, opened, require_executor
 from lance_rerank.reindex.filling import BackfillReport, Filling, OnPhase
 from lance_rerank.reindex.former import Former, note_values
 from lance_rerank.reindex.journal import Journal
 from lance_rerank.reindex.kinds import kind_of
-from lance_rerank.reindex.models import Model, load
+from lance_rerank.reindex.models import Model, load, require_planned
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import (
     LEASE_S,
@@ -37,6 +38,13 @@ from lance_rerank.reindex.state import (
 from lance_rerank.reindex.status import Status, status_of
 from lance_rerank.reindex.swapping import Swapping, SwapReport, drop_old_column, new_and_old
 from lance_rerank.reindex.sweeping import Sweeper
+from lance_rerank.reindex.transforming import (
+    AnswersInMemory,
+    Transform,
+    TransformedTexts,
+    given_transform,
+    transform_of,
+)
 from lance_rerank.reindex.verifying import Verification, judge
 from lance_rerank.search.retriever import Retriever
 
@@ -61,6 +69,8 @@ class ReindexJob:
         By default the plan's, opened anew where the plan was read from a file.
     model : Encoder, TokenEncoder or EmbeddingFunction, optional
         Needed where the plan was read from a file and names an encoder that cannot be loaded by its name.
+    transform : callable, optional
+        That of the plan. Needed where it cannot be imported by the name that the plan has.
     clock : callable
         Returns the seconds since 1970.
     lease_s : float, default 600
@@ -70,7 +80,7 @@ class ReindexJob:
     Raises
     ------
     ArgumentError
-        The table is not the plan's, or the plan's cannot be opened.
+        The table is not the plan's, or the plan's cannot be opened; or the transform is another one.
 
     Examples
     --------
@@ -87,6 +97,7 @@ class ReindexJob:
         table: object | None = None,
         *,
         model: object | None = None,
+        transform: Transform | None = None,
         clock: Clock = time.time,
         lease_s: float = LEASE_S,
     ) -> None:
@@ -99,6 +110,12 @@ class ReindexJob:
         if _where(self._table.uri) != _where(plan.uri):
             raise ArgumentError(f"the plan is for the table at {plan.uri}, this one is at {self._table.uri}")
         self._given_model = model
+        self._transform: Transform | None = None
+        self._planned_answers: AnswersInMemory | None = None
+        if plan.transform_at_hand is not None:
+            self._transform, self._planned_answers = plan.transform_at_hand
+        if transform is not None:
+            self._transform = given_transform(plan.transform, transform)
         self._clock = clock
         self._lease_s = lease_s
         self.folder = work_folder(plan.uri, plan.work_dir, plan.job)
@@ -111,6 +128,7 @@ class ReindexJob:
         column: str | None = None,
         *,
         model: object | None = None,
+        transform: Transform | None = None,
         clock: Clock = time.time,
         lease_s: float = LEASE_S,
     ) -> ReindexJob:
@@ -127,7 +145,8 @@ class ReindexJob:
             which = ", ".join(repr(state.column) for state in found)
             there = f"jobs on {which}: name one, column=..." if found else "no such job; lance_rerank.plan_reindex"
             raise ArgumentError(f"table {opened.name!r} has {there}")
-        return cls(Plan.from_dict(found[0].plan), table, model=model, clock=clock, lease_s=lease_s)
+        plan = Plan.from_dict(found[0].plan)
+        return cls(plan, table, model=model, transform=transform, clock=clock, lease_s=lease_s)
 
     def __repr__(self) -> str:
         return f"ReindexJob({self.plan.table!r}, {self.plan.column!r}, {self.plan.model.name!r}, job {self.plan.job!r})"
@@ -139,7 +158,14 @@ class ReindexJob:
 
     # --- the backfill ----------------------------------------------------------------------------------------------
 
-    def backfill(self, progress: Progress | None = None, on_phase: OnPhase | None = None) -> BackfillReport:
+    def backfill(
+        self,
+        progress: Progress | None = None,
+        on_phase: OnPhase | None = None,
+        *,
+        executor: Executor = "local",
+        workers: int | None = None,
+    ) -> BackfillReport:
         """Fill the shadow column and index it, and return what was done; run it again after a kill, or to catch up.
 
         Texts are embedded first, to a file beside the table, which meanwhile is not touched. Then the column is added
@@ -152,28 +178,48 @@ class ReindexJob:
             Called with (rows done, rows in all) of the phase.
         on_phase : callable, optional
             Called with the name of each phase that begins.
+        executor : {"local", "ray"}, default "local"
+            Where texts are embedded: on this machine, or by actors of a Ray cluster: one that is connected already,
+            else the one that RAY_ADDRESS names, else one that is started here for as long as this takes. Its nodes need
+            this package and, by the same path, the model. All else is done in this process, rows that came or changed
+            meanwhile included.
+        workers : int, optional
+            How many processes or actors embed, each with a model of its own. By default this process alone does, and
+            on Ray one actor a GPU, or one a core up to 8. One that dies costs the two batches it has at most, which
+            another one embeds again. A script that asks for more than 1 has to be guarded by
+            ``if __name__ == "__main__":``.
 
         Raises
         ------
         ModelError
-            The model is another one than was planned with, cannot be loaded, failed, or answered wrong.
+            The model is another one than was planned with, cannot be loaded, failed, or answered wrong; or workers die
+            of it.
         ColumnError
             The texts' column is gone.
         ConflictError
             Another process runs the job, or took it over; or other writers thwarted it on several attempts in a row.
         ArgumentError
-            The column was swapped already.
+            The column was swapped already; there is no such executor; or the encoder cannot be brought to workers.
+        MissingExtra
+            Ray is not installed.
         """
-        model = self._loaded_model()
+        require_executor(executor, workers)
+        model, transform = self._loaded_model(), self._loaded_transform()
         self._table.checkout_latest()
         self._kind.require_column(self._table.schema)
+        if self.plan.shadow in self._table.schema.names:
+            executor, workers = "local", None  # the bulk is embedded
         lease = self._lease(self._noted_former())
         lease.acquire(NOT_SWAPPED)
         try:
-            with self._kind.spool(self.folder) as spool:
+            with (
+                self._kind.spool(self.folder) as spool,
+                opened(executor, workers, model, self.plan.fingerprint, lease.renew) as pool,
+                self._texts(transform, lease) as texts,
+            ):
                 record, column = self._kind.record(), self._kind.column(model.encoder, spool, lease.renew)
                 filling = Filling(self._table, self.plan, record, lease, self._journal, self._clock, progress, on_phase)
-                report = filling.run(column)
+                report = filling.run(column, pool, texts)
         finally:
             lease.release()
             self._table.checkout_latest()
@@ -234,12 +280,14 @@ class ReindexJob:
         with self._held("verify", ("ready", "swapped", "rolled-back")) as lease:
             encoder, plan = self._loaded_model().encoder, self.plan
             names = new_and_old(self._table, plan)
-            with self._kind.spool(self.folder) as spool:
-                sweeper = Sweeper(self._table, plan.source, self._kind.column(encoder, spool, lease.renew), lease)
-                swept = sweeper.sweep(names[0], plan.index)
-            if names[0] == plan.column:
-                self._kind.follow(self._table, lease)
-            found = judge(self._table, plan, names, swept, self._kind.examine(encoder, sample, seed))
+            with self._texts(self._loaded_transform(), lease) as texts:
+                with self._kind.spool(self.folder) as spool:
+                    column = self._kind.column(encoder, spool, lease.renew)
+                    swept = Sweeper(self._table, plan.sources, column, lease, texts).sweep(names[0], plan.index)
+                if names[0] == plan.column:
+                    self._kind.follow(self._table, lease)
+                examine = self._kind.examine(encoder, sample, seed, texts)
+                found = judge(self._table, plan, names, swept, examine)
             lease.note(verified=found.version if found.ok else None)
             self._journal.record(self._clock(), "verify", {"version": found.version, "ok": found.ok})
         logger.info("%s", found)
@@ -309,7 +357,9 @@ class ReindexJob:
                     "the new column was not verified, or was found wrong: run verify() and look at what it says, or "
                     "swap(require_verified=False)"
                 )
-            report = self._swapping(lease).swap(self._loaded_model().encoder, dual_writing)
+            encoder = self._loaded_model().encoder
+            with self._texts(self._loaded_transform(), lease) as texts:
+                report = self._swapping(lease).swap(encoder, dual_writing, texts)
         logger.info("%s", report)
         return report
 
@@ -412,16 +462,26 @@ class ReindexJob:
     def _loaded_model(self) -> Model:
         """Return the model, once it was seen that it is the one that was planned with."""
         if self._model is None or self._given_model is not None:
-            self._model = load(self.plan.model, self._given_model)
-            self._given_model = None
-            found = self._kind.fingerprint(self._model)
-            if not same_encoder(found, self.plan.fingerprint):
-                self._model = None
-                raise ModelError(
-                    f"the model in hand makes other vectors than {model_name(self.plan.fingerprint)} did when the plan "
-                    "was made: it was trained on, or is another one. Plan anew, after abort() if the job has begun"
-                )
+            model, self._model, self._given_model = load(self.plan.model, self._given_model), None, None
+            require_planned(self._kind.fingerprint(model), self.plan.fingerprint)
+            self._model = model
         return self._model
+
+    def _loaded_transform(self) -> Transform | None:
+        if self._transform is None and self.plan.transform is not None:
+            self._transform = transform_of(self.plan.transform)
+        return self._transform
+
+    @contextmanager
+    def _texts(self, transform: Transform | None, lease: Lease) -> Iterator[TransformedTexts | None]:
+        """Give what makes the texts of rows, with all that it answered before; None where rows have their own."""
+        if transform is None or self.plan.transform is None:
+            yield None
+            return
+        with StringSpool(self.folder / "texts.bin") as answers:
+            if self._planned_answers is not None:
+                self._planned_answers.copy_to(answers)
+            yield TransformedTexts(self.plan.transform, transform, answers, lease.renew)
 
     def _drop_shadow(self) -> None:
         self._table.checkout_latest()

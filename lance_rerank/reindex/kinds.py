@@ -19,6 +19,7 @@ from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import Lease
 from lance_rerank.reindex.sweeping import Swept
 from lance_rerank.reindex.tokens import TokenVectors
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.reindex.vectors import OneVector
 from lance_rerank.reindex.verifying import Examine
 from lance_rerank.search.retriever import Retriever
@@ -47,7 +48,7 @@ class Kind(Protocol):
         """Return what the new column is filled with."""
         ...
 
-    def examine(self, encoder: Any, size: int, seed: int) -> Examine:
+    def examine(self, encoder: Any, size: int, seed: int, texts: TransformedTexts | None) -> Examine:
         """Return what looks at the vectors of a sample."""
         ...
 

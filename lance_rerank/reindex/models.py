@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from lancedb.embeddings import EmbeddingFunction, EmbeddingFunctionConfig, get_registry
@@ -15,38 +15,14 @@ from lancedb.embeddings.sentence_transformers import SentenceTransformerEmbeddin
 from lance_rerank import fingerprint, models
 from lance_rerank.encoder import SentenceEncoder
 from lance_rerank.errors import ArgumentError, ModelError
+from lance_rerank.fingerprint import model_name, same_encoder
 from lance_rerank.lance import FunctionEncoder
 from lance_rerank.multivector.encoder import ColBERTEncoder, is_colbert
+from lance_rerank.reindex.model_spec import ModelSpec
 from lance_rerank.types import Encoder, FloatArray, TokenEncoder
 
 SAME_COSINE = 0.999  # bfloat16 is at 0.9999 of float32; a prompt or another pooling is at 0.99 and less
 SAME_LENGTH = 0.01  # how much the lengths of two vectors of one text may differ, as a part of one
-
-Kind = Literal["sentence-transformers", "function", "encoder", "colbert"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What is written down of a model, so that another process can load it.
-
-    Attributes
-    ----------
-    name : str
-        For people: a folder, a hub id, or what an encoder calls itself.
-    kind : {"sentence-transformers", "function", "encoder", "colbert"}
-        What embeds the column: this package's `SentenceEncoder`, the LanceDB function, an encoder that only the process
-        it was made in has, or, of token vectors, this package's `ColBERTEncoder`.
-    function : mapping or None
-        The LanceDB function that apps embed their queries with after the swap, as LanceDB writes it down: its ``name``
-        and its ``model``. None where apps have to pass vectors.
-    function_is_lancedbs : bool
-        Whether LanceDB brings the function along, so that every app can load it.
-    """
-
-    name: str
-    kind: Kind
-    function: Mapping[str, Any] | None = None
-    function_is_lancedbs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +147,15 @@ def load(spec: ModelSpec, given: object | None) -> Model:
     if spec.kind == "sentence-transformers":
         return Model(spec, _sentence_encoder(spec.function))
     return Model(spec, FunctionEncoder(function_of(spec.function)))
+
+
+def require_planned(in_hand: str, planned: str) -> None:
+    """Raise `ModelError` where the fingerprint of the model in hand is another than that of a plan."""
+    if not same_encoder(in_hand, planned):
+        raise ModelError(
+            f"the model in hand makes other vectors than {model_name(planned)} did when the plan was "
+            "made: it was trained on, or is another one. Plan anew, after abort() if the job has begun"
+        )
 
 
 def function_of(said: Mapping[str, Any]) -> EmbeddingFunction:

@@ -9,13 +9,18 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
+from lance_rerank.columns.sources import Source
 from lance_rerank.errors import ArgumentError
 from lance_rerank.reindex.indexes import IndexSpec
-from lance_rerank.reindex.models import ModelSpec
+from lance_rerank.reindex.model_spec import ModelSpec
+from lance_rerank.reindex.transforming import TransformSpec
 
 FORMAT = 1
 PlanKind = Literal["vector", "tokens"]
 _BYTES_A_NUMBER = {"float32": 4, "float16": 2, "int8": 1}
+ROWS_THAT_APPS_ADD = (
+    "rows that apps add get the vector of the untransformed text until verify() runs again, which drop_old() ends"
+)
 
 # Half and less of what tests/benchmarks/test_reindex_cost.py finds on 2 busy cores, 70 and 55 million.
 WRITE_BYTES_A_SECOND = 40e6
@@ -84,8 +89,12 @@ class Plan:
         Of token vectors: how many tokens share one on average.
     vectors_a_text : float
         Of token vectors: how many there are on average, measured on the sample.
+    transform : TransformSpec or None
+        What makes the texts to embed of one column or several, the first of which is `source`.
     handles : tuple
         The table and the model at hand, for a job in this process; no part of what is written down.
+    transform_at_hand : tuple
+        Likewise the transform, and what it answered for the sample.
 
     Examples
     --------
@@ -125,7 +134,9 @@ class Plan:
     kind: PlanKind = "vector"
     pool_factor: int = 1
     vectors_a_text: float = 1.0
+    transform: TransformSpec | None = None
     handles: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)
+    transform_at_hand: tuple[Any, Any] | None = field(default=None, repr=False, compare=False)
 
     # --- figures ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +144,11 @@ class Plan:
     def texts(self) -> int:
         """Rows to embed; a text that several rows hold is embedded once."""
         return self.rows - self.without_text
+
+    @property
+    def sources(self) -> Source:
+        """What a row's vector comes from: the column of texts, or all that the transform reads."""
+        return self.source if self.transform is None else self.transform.columns
 
     @property
     def column_bytes(self) -> int:
@@ -199,6 +215,7 @@ class Plan:
             f"  rows      {self.rows:,} in {_counted(self.fragments, 'fragment')}; {self.without_text:,} without a "
             f"text in {self.source!r}, which get no vector",
             f"  texts     {tokens} ({self.sampled} sampled){self._stored()}",
+            *self._transformed(),
             f"  time      {self._time()}",
             f"  disk      {_megabytes(self.column_bytes)} for the column, {_megabytes(self.spool_bytes)} beside it "
             "until drop_old() or abort()"
@@ -216,6 +233,15 @@ class Plan:
             return ""
         pooled = f", {self.pool_factor} tokens to a vector" if self.pool_factor > 1 else ""
         return f"; {self.vectors_a_text:,.0f} vectors a text as {self.dtype}{pooled}"
+
+    def _transformed(self) -> list[str]:
+        if self.transform is None:
+            return []
+        columns = ", ".join(repr(name) for name in self.transform.columns)
+        return [
+            f"  made by   {self.transform} of {columns}, once for rows that are equal there; a row where one of them "
+            "changes is embedded again. Queries are never transformed"
+        ]
 
     def _time(self) -> str:
         write = _seconds(self.column_bytes / WRITE_BYTES_A_SECOND)
@@ -246,6 +272,8 @@ class Plan:
             lines.append(
                 "those that pass vectors of their own have to follow at the swap: they come from another model"
             )
+        if self.transform is not None:
+            lines.append(ROWS_THAT_APPS_ADD)
         return [*lines, self._search_by_string()]
 
     def _apps_with_tokens(self) -> list[str]:
@@ -278,8 +306,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON has it."""
-        said = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "handles"}
-        nested = {name: None if said[name] is None else asdict(said[name]) for name in ("model", "index")}
+        said = {name.name: getattr(self, name.name) for name in fields(self) if name.compare}
+        nested = {name: None if said[name] is None else asdict(said[name]) for name in ("model", "index", "transform")}
+        if nested["transform"] is not None:
+            nested["transform"]["columns"] = list(nested["transform"]["columns"])
         return {"format": FORMAT, **said, **nested}
 
     @classmethod
@@ -295,12 +325,13 @@ class Plan:
             raise ArgumentError(f"this is no plan of format {FORMAT}, but of {said.get('format')!r}: make it anew")
         content = {name: value for name, value in said.items() if name != "format"}
         try:
-            index = content.pop("index")
+            index, transform = content.pop("index"), content.pop("transform", None)
             return cls(
                 **{
                     **content,
                     "model": ModelSpec(**content["model"]),
                     "index": None if index is None else IndexSpec(**index),
+                    "transform": transform and TransformSpec(**{**transform, "columns": tuple(transform["columns"])}),
                 }
             )
         except (KeyError, TypeError) as error:

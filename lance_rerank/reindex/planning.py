@@ -14,9 +14,9 @@ from lancedb.embeddings import EmbeddingFunction
 from lancedb.table import Table
 
 from lance_rerank import lance, models
-from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.multivector import Dtype
 from lance_rerank.columns.record import ColumnRecord
+from lance_rerank.columns.sources import read
 from lance_rerank.columns.vectors import VECTOR_TYPES, checked_vectors
 from lance_rerank.errors import ArgumentError, LanceRerankError, ModelError
 from lance_rerank.fingerprint import PROBES, same_encoder, sketch
@@ -25,6 +25,14 @@ from lance_rerank.reindex.indexes import IndexChoice, index_wanted
 from lance_rerank.reindex.models import SAME_COSINE, Model, agreement, function_of, resolve
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.token_planning import plan_tokens
+from lance_rerank.reindex.transforming import (
+    AnswersInMemory,
+    Transform,
+    TransformedTexts,
+    TransformSpec,
+    name_of,
+    require_transform,
+)
 from lance_rerank.types import Encoder, FloatArray
 
 BATCH_SIZE = 64
@@ -35,7 +43,7 @@ def plan_reindex(
     table: object,
     *,
     column: str | None = None,
-    source: str | None = None,
+    source: str | Sequence[str] | None = None,
     model: object,
     function: EmbeddingFunction | None = None,
     dtype: Dtype | None = None,
@@ -44,6 +52,8 @@ def plan_reindex(
     batch_size: int | None = None,
     work_dir: str | Path | None = None,
     sample: int = 200,
+    transform: Transform | None = None,
+    transform_version: str | None = None,
 ) -> Plan:
     """Return how a vector column would be filled by another model, and what that takes; nothing is written.
 
@@ -53,9 +63,10 @@ def plan_reindex(
         Local or on an object store.
     column : str, optional
         The vector column; by default the only one. Named, it may be one of token vectors, of `add_multivector_column`.
-    source : str, optional
+    source : str or sequence of str, optional
         The column of texts; by default the one that the table's embedding function names, or that the token vectors
-        were made of.
+        were made of. With `transform` there may be more columns, which it reads, too: a row whose text, the first of
+        them, is null has no vector.
     model : str, Path, EmbeddingFunction, Encoder or TokenEncoder
         A saved model's folder, a hub id, a LanceDB embedding function or an encoder of your own. The first two become
         LanceDB's own function, computed by the faster `SentenceEncoder` where that makes the same vectors. For token
@@ -75,7 +86,17 @@ def plan_reindex(
         A local folder for what is embedded until it is committed; by default inside the table's folder. Has to be named
         for a table on an object store.
     sample : int, default 200
-        Texts to measure the model's speed on.
+        Texts to measure the model's speed on. A transform is asked for each of them, and the job asks no second time.
+    transform : callable, optional
+        Gets the source columns of a row, a mapping by their names, and returns the text that is embedded, or None for
+        no vector: a language model that adds what the text is about, or any function. Several threads call it at a
+        time. Rows with equal source columns are asked for once, and a change of any of these columns makes a row stale.
+        LanceDB's ``add`` knows nothing of it: rows that apps add after the swap get the vector of the untransformed
+        text until `ReindexJob.verify` runs again, and keep it when that was not done before `ReindexJob.drop_old`.
+        Queries are never transformed. The plan notes its name: a process that goes on with the job has to be able to
+        import it by that, or be given it again.
+    transform_version : str, optional
+        What you call this state of it, for people.
 
     Raises
     ------
@@ -94,6 +115,12 @@ def plan_reindex(
     if column is not None and checks.holds_tokens(opened.schema, column):
         if function is not None:
             raise ArgumentError("function=... goes with a column of one vector a text: LanceDB embeds no token vectors")
+        if transform is not None or not isinstance(source, str | None):
+            raise ArgumentError(
+                "transform=... and several source columns go with a column of one vector a text; token vectors are "
+                "kept in step with one column of texts by sync_multivector_column, which knows no transform. Write "
+                "what it makes to a column of its own, and name that: source=..."
+            )
         return plan_tokens(
             table,
             opened,
@@ -111,12 +138,13 @@ def plan_reindex(
         raise ArgumentError("pool_factor=... goes with a column of token vectors: name it, column='colbert'")
     checks.check_arguments(dtype, VECTOR_TYPES, index, batch_size, sample)
     name, data_type = checks.vector_column(opened.schema, column)
-    text_column = checks.source_column(opened, name, source)
+    text_column, spec = _sources(opened, name, source, transform, transform_version)
     checks.require_no_job(opened, name)
     job = uuid.uuid4().hex[:8]
     work = None if work_dir is None else str(Path(work_dir).absolute())
     checks.work_folder(opened.uri, work, job)
-    texts, stored = _sample(opened, text_column, name, sample)
+    made = None if spec is None or transform is None else TransformedTexts(spec, transform, AnswersInMemory())
+    texts, stored = _sample(opened, text_column, name, sample, made)
     resolved = resolve(model, function, texts[:COMPARED] or PROBES)
     vectors, speed = _measured(resolved.encoder, texts, batch_size or BATCH_SIZE)
     stored_as = dtype or (data_type.value_type.to_pandas_dtype().__name__)
@@ -147,20 +175,44 @@ def plan_reindex(
         index=index_wanted(opened, name, index, resolved.encoder.dim == data_type.list_size, rows),
         had_function=_live_entry(opened, name) is not None,
         work_dir=work,
+        transform=spec,
         handles=(table, resolved),
+        transform_at_hand=None if made is None else (transform, made.answers),
     )
     checks.require_disk(plan.uri, plan.column_bytes + plan.index_bytes, work, plan.spool_bytes)
     return plan
 
 
-def _sample(table: Table, source: str, column: str, size: int) -> tuple[list[str], pa.Array]:
+def _sources(
+    table: Table,
+    column: str,
+    source: str | Sequence[str] | None,
+    transform: Transform | None,
+    version: str | None,
+) -> tuple[str, TransformSpec | None]:
+    """Return the column of texts, and what makes others of it."""
+    several = [source] if isinstance(source, str) or source is None else list(source)
+    text_column = checks.source_column(table, column, several[0] if several else None)
+    if transform is None:
+        if len(several) > 1 or version is not None:
+            raise ArgumentError("several source columns, and transform_version, go with transform=...: pass it, too")
+        return text_column, None
+    columns = (text_column, *(str(name) for name in several[1:]))
+    checks.require_columns(table.schema, columns)
+    return text_column, TransformSpec(name_of(require_transform(transform)), columns, version)
+
+
+def _sample(
+    table: Table, source: str, column: str, size: int, made: TransformedTexts | None
+) -> tuple[list[str], pa.Array]:
     """Return texts drawn from the whole table, always the same ones, and their vectors of now."""
     data = lance.dataset(table)
-    rows = data.count_rows()
+    rows, columns = data.count_rows(), (source,) if made is None else made.columns
     chosen = np.sort(np.random.default_rng(0).choice(rows, min(size, rows), replace=False))
-    drawn = data.take(chosen.tolist(), columns=[source, column]) if len(chosen) else data.schema.empty_table()
-    drawn = drawn.filter(drawn.column(source).is_valid())
-    return drawn.column(source).to_pylist(), without_extension(drawn.column(column).combine_chunks())
+    drawn = data.take(chosen.tolist(), columns=[*columns, column]) if len(chosen) else data.schema.empty_table()
+    found = read(drawn, source).to_pylist() if made is None else made.of(read(drawn, made.columns))
+    held = [at for at, text in enumerate(found) if text is not None]
+    return [text for text in found if text is not None], read(drawn, column).take(pa.array(held, pa.int64()))
 
 
 def _measured(encoder: Encoder, texts: Sequence[str], batch_size: int) -> tuple[FloatArray, float | None]:

@@ -88,6 +88,6 @@ def status_of(table: Table, plan: Plan, now: float) -> Status:
         started_at=state.started_at,
         rows=told.rows,
         spooled=spooled(work_folder(plan.uri, plan.work_dir, plan.job)),
-        shadow_rows=survey(table, plan.shadow, plan.source) if filled else None,
+        shadow_rows=survey(table, plan.shadow, plan.sources) if filled else None,
         unindexed=unindexed_rows(table, plan.shadow) if filled and lance.indices_of(table, plan.shadow) else None,
     )

@@ -19,6 +19,7 @@ from lance_rerank.reindex.kinds import Kind
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.state import Clock, Lease, Phase
 from lance_rerank.reindex.sweeping import Sweeper, Swept, cover
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.reindex.verifying import without_vector
 
 logger = logging.getLogger(__name__)
@@ -139,12 +140,12 @@ class Swapping:
 
     # --- the swap --------------------------------------------------------------------------------------------------
 
-    def swap(self, encoder: Any, dual_writing: bool) -> SwapReport:
+    def swap(self, encoder: Any, dual_writing: bool, texts: TransformedTexts | None = None) -> SwapReport:
         """Put the new column in place, or go on where a kill stopped that, and sweep what landed meanwhile."""
         plan, tally = self._plan, _Tally()
         with self._kind.spool(self._folder) as spool:
             vectors = self._kind.column(encoder, spool, self._lease.renew)
-            sweeper = Sweeper(self._table, plan.source, vectors, self._lease)
+            sweeper = Sweeper(self._table, plan.sources, vectors, self._lease, texts)
             if not is_swapped(self._table, plan):
                 tally.swept += sweeper.sweep(self._names.shadow, plan.index)
                 former = self._remembered(dual_writing)

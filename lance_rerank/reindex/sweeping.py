@@ -10,14 +10,17 @@ import pyarrow as pa
 from lancedb.table import Table
 
 from lance_rerank import lance
-from lance_rerank.columns.backfill import Target, backfill
+from lance_rerank.columns.backfill import ColumnEncoder, Target, backfill
+from lance_rerank.columns.sources import Source
 from lance_rerank.columns.survey import survey
+from lance_rerank.columns.transformed import TransformedColumn
 from lance_rerank.columns.vectors import VectorColumn
 from lance_rerank.errors import ConflictError
 from lance_rerank.reindex import indexes
 from lance_rerank.reindex.filling import INDEX_LEASES
 from lance_rerank.reindex.indexes import IndexSpec
 from lance_rerank.reindex.state import Lease
+from lance_rerank.reindex.transforming import TransformedTexts
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,14 @@ class Swept:
 class StoredAs:
     """Vectors as a column holds them already: hidden or not, and in floats of its size."""
 
-    def __init__(self, vectors: VectorColumn, stored: pa.DataType) -> None:
+    def __init__(self, vectors: ColumnEncoder, stored: pa.DataType) -> None:
         self._vectors = vectors
         self.data_type = stored
         self.storage = stored.storage_type if isinstance(stored, pa.ExtensionType) else stored
         self.expects = vectors.expects
 
     def accepts(self, data_type: pa.DataType) -> bool:
-        """Return whether a column holds strings."""
+        """Return whether vectors can be made of a column of this type."""
         return self._vectors.accepts(data_type)
 
     def encode(self, sources: pa.Array) -> pa.Array:
@@ -72,19 +75,29 @@ class Sweeper:
     ----------
     table : lancedb.table.Table
         The job's own handle.
-    source : str
-        The texts.
+    source : str or tuple of str
+        The texts, or what they are made of.
     vectors : VectorColumn
         The model that the column's vectors come from, with what it embedded before.
     lease : Lease
         Renewed while columns are written and indexed.
+    texts : TransformedTexts, optional
+        What makes them of several columns.
     """
 
-    def __init__(self, table: Table, source: str, vectors: VectorColumn, lease: Lease) -> None:
+    def __init__(
+        self,
+        table: Table,
+        source: Source,
+        vectors: VectorColumn,
+        lease: Lease,
+        texts: TransformedTexts | None = None,
+    ) -> None:
         self._table = table
         self._source = source
         self._lease = lease
         self._vectors = vectors
+        self._column: ColumnEncoder = TransformedColumn(vectors, texts.of) if texts else vectors
 
     def sweep(self, column: str, index: IndexSpec | None) -> Swept:
         """Sweep until nothing is left, or others have added to it that many times; then the index covers all of it.
@@ -106,7 +119,7 @@ class Sweeper:
         before = self._vectors.embedded
         self._table.checkout_latest()
         stored = self._table.schema.field(column).type
-        encoder = self._vectors if self._vectors.data_type.equals(stored) else StoredAs(self._vectors, stored)
+        encoder = self._column if self._column.data_type.equals(stored) else StoredAs(self._column, stored)
         target = Target(self._table, column, self._source, encoder, {})
         done = backfill(target, lambda *_: self._lease.renew(), ROUNDS)
         return Swept(done.rows, self._vectors.embedded - before)

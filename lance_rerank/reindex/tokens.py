@@ -27,6 +27,7 @@ from lance_rerank.reindex.state import Lease
 from lance_rerank.reindex.sweeping import Sweeper, Swept, cover
 from lance_rerank.reindex.token_examining import examined
 from lance_rerank.reindex.token_recipes import recipes_by_tokens
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.reindex.verifying import Examine
 from lance_rerank.search.retriever import Retriever
 from lance_rerank.types import TokenEncoder
@@ -73,7 +74,7 @@ class TokenVectors:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    def examine(self, encoder: TokenEncoder, size: int, seed: int) -> Examine:
+    def examine(self, encoder: TokenEncoder, size: int, seed: int, texts: TransformedTexts | None) -> Examine:  # noqa: ARG002 (there are none)
         """Return what looks at the vectors of a sample."""
         return partial(examined, self.record(), encoder, size, seed)
 

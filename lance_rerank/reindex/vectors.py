@@ -22,9 +22,10 @@ from lance_rerank.reindex.checks import vector_column
 from lance_rerank.reindex.evaluating import Recipes, recipes_by_vector
 from lance_rerank.reindex.former import Former, note_values, require_known
 from lance_rerank.reindex.models import Model
-from lance_rerank.reindex.plan import Plan
+from lance_rerank.reindex.plan import ROWS_THAT_APPS_ADD, Plan
 from lance_rerank.reindex.state import Lease
 from lance_rerank.reindex.sweeping import Sweeper, Swept, cover
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.reindex.verifying import Examine, examined, without_vector
 from lance_rerank.search.retriever import Retriever
 from lance_rerank.types import Encoder
@@ -64,9 +65,9 @@ class OneVector:
 
     # --- looking ---------------------------------------------------------------------------------------------------
 
-    def examine(self, encoder: Encoder, size: int, seed: int) -> Examine:
+    def examine(self, encoder: Encoder, size: int, seed: int, texts: TransformedTexts | None) -> Examine:
         """Return what looks at the vectors of a sample."""
-        return partial(examined, self._plan.source, encoder, size, seed)
+        return partial(examined, self._plan.sources, encoder, size, seed, texts)
 
     def recipes(self, table: Table, encoder: Encoder, retriever: Retriever | None) -> Recipes:
         """Return what is compared on judged queries."""
@@ -122,6 +123,8 @@ class OneVector:
             )
         elif former.function is not None and dual_writing:
             notes.append("add() fills both columns until drop_old(): apps load both models for that")
+        if plan.transform is not None:
+            notes.append(ROWS_THAT_APPS_ADD)
         if plan.dim != plan.old_dim:
             notes.append(f"queries that are vectors have to have {plan.dim} dimensions now, before {plan.old_dim}")
         notes.append(

@@ -14,11 +14,13 @@ from lancedb.table import Table
 from lance_rerank import lance
 from lance_rerank.columns.arrays import without_extension
 from lance_rerank.columns.ledger import Ledger
+from lance_rerank.columns.sources import Source, names_of, read
 from lance_rerank.columns.survey import Survey, survey_fragment
 from lance_rerank.errors import GateError
 from lance_rerank.reindex.models import SAME_COSINE, agreement
 from lance_rerank.reindex.plan import Plan
 from lance_rerank.reindex.sweeping import Swept, lacking
+from lance_rerank.reindex.transforming import TransformedTexts
 from lance_rerank.types import Encoder, FloatArray
 
 NEIGHBOURS = 10
@@ -200,7 +202,7 @@ def judge(table: Table, plan: Plan, names: tuple[str, str], swept: Swept, examin
     table.checkout_latest()
     data, new = lance.dataset(table), names[0]
     ledger = Ledger(data, new)
-    found = sum((survey_fragment(data, f, new, plan.source, ledger) for f in data.get_fragments()), Survey())
+    found = sum((survey_fragment(data, f, new, plan.sources, ledger) for f in data.get_fragments()), Survey())
     seen = examine(table, data, names, ledger)
     faults = [
         *([] if seen.dim == plan.dim else [f"vectors have {seen.dim} dimensions, {plan.dim} were planned"]),
@@ -234,17 +236,18 @@ def without_vector(table: Table, column: str, source: str) -> int:
 
 
 def examined(
-    source: str,
+    source: Source,
     encoder: Encoder,
     size: int,
     seed: int,
+    transformed: TransformedTexts | None,
     table: Table,
     data: Any,
     names: tuple[str, str],
     ledger: Ledger,
 ) -> Examined:
     """Return what a sample says of columns of one vector a text."""
-    sample = _drawn(data, source, names, ledger, size, seed)
+    sample = _drawn(data, source, names, ledger, size, seed, transformed)
     return Examined(
         dim=without_extension(pa.nulls(0, data.schema.field(names[0]).type)).type.list_size,
         texts=sample.texts,
@@ -256,16 +259,23 @@ def examined(
     )
 
 
-def _drawn(data: Any, source: str, names: tuple[str, str], ledger: Ledger, size: int, seed: int) -> Sample:
-    rows = data.count_rows()
+def _drawn(
+    data: Any,
+    source: Source,
+    names: tuple[str, str],
+    ledger: Ledger,
+    size: int,
+    seed: int,
+    transformed: TransformedTexts | None,
+) -> Sample:
+    rows, columns = data.count_rows(), [*names_of(source), *names]
     chosen = np.sort(np.random.default_rng(seed).choice(rows, min(size, rows), replace=False)).tolist()
-    table = (
-        data.take(chosen, columns=[source, *names]) if chosen else data.schema.empty_table().select([source, *names])
-    )
-    texts, new, old = (without_extension(table.column(name).combine_chunks()) for name in (source, *names))
-    right = np.flatnonzero(ledger.fresh(texts, new) & _held(texts) & _held(new))
+    table = data.take(chosen, columns=columns) if chosen else data.schema.empty_table().select(columns)
+    sources, new, old = (read(table, name) for name in (source, *names))
+    right = np.flatnonzero(ledger.fresh(sources, new) & _held(sources) & _held(new))
+    shown = sources.take(right)
     return Sample(
-        texts.take(right).to_pylist(),
+        [text or "" for text in transformed.of(shown)] if transformed else shown.to_pylist(),
         _numbers(new.take(right)),
         _numbers(old.take(right).drop_null()),
         _held(old.take(right)),
@@ -303,7 +313,7 @@ def _faults_of_rows(data: Any, plan: Plan, column: str, found: Survey) -> Sequen
     if (rows := data.count_rows()) != found.rows:
         faults.append(f"{found.rows:,} rows were counted in the fragments, the table has {rows:,}")
     nulls = data.count_rows(filter=f"`{column}` IS NULL AND `{plan.source}` IS NOT NULL")
-    if nulls > found.missing:
+    if nulls > found.missing and plan.transform is None:  # of a transform, some rows may have no text
         faults.append(f"{nulls - found.missing:,} rows have a text and no vector, though they are noted as filled")
     return faults
 

@@ -214,13 +214,16 @@ async def hybrid_async(
     numbers = None if vector is None else _as_vector(vector)
     schema = await table.schema()
     column = lance.the_vector_column(schema, vector_column_name, None if numbers is None else numbers.shape[-1])
+    embedded = None
     if numbers is None:
         if words is None:
             raise QueryError("a tantivy.Query has no words to make the query's vector of: pass it, vector=...")
-        functions = await table.embedding_functions()
-        numbers = await asyncio.to_thread(lance.embed_query, functions, column, words)
-    inner = await lance.async_hybrid_inner(table, numbers, column, wanted if leg is None else words, fts_columns)
-    return AsyncHybridQuery(inner, table, query, leg)
+        embedded = await asyncio.to_thread(lance.EmbeddedQuery, table, column, words, schema.metadata)
+    vector = numbers if embedded is None else embedded.vector
+    inner = await lance.async_hybrid_inner(table, vector, column, wanted if leg is None else words, fts_columns)
+    search = AsyncHybridQuery(inner, table, query, leg)
+    search.embedded = embedded
+    return search
 
 
 def _as_vector(vector: npt.ArrayLike) -> FloatArray:

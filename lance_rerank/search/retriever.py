@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -17,7 +17,7 @@ from lancedb.table import Table
 
 from lance_rerank import arrow, lance
 from lance_rerank.errors import ArgumentError, ColumnError, ModelError, QueryError, UnsupportedError
-from lance_rerank.fingerprint import PROBES, projected
+from lance_rerank.fingerprint import PROBES, projected, require_fills
 from lance_rerank.lexical.index import Freshness
 from lance_rerank.rerankers.base import BaseReranker, columns_read
 from lance_rerank.rerankers.fusion import RRFReranker
@@ -148,6 +148,7 @@ class Retriever:
         self._given_name = name
         self.reranker = reranker
         self._checked: tuple[Reranker | None, tuple[str, ...]] = (None, ())
+        self._compared: set[tuple[str, str]] = set()
         lance.require_same_table(reranker, self.table)
 
     @property
@@ -348,7 +349,18 @@ class Retriever:
             search = self.table.search(vector, vector_column_name=column, query_type="vector")
         if self.exact and (distance := self._index_distance(column)) is not None:
             search = search.distance_type(distance)  # without its index LanceDB would take l2
-        return self._vector_search(search)
+        found = self._vector_search(search)
+        if self.encoder is not None and self._tokens is None:
+            self._require_encoder(column, found.schema.metadata)
+        return found
+
+    def _require_encoder(self, column: str, searched: Mapping[bytes, bytes] | None) -> None:
+        """Raise `ColumnError` where the version that was searched says that another model filled the column."""
+        noted = (searched or {}).get(lance.model_key(column).encode(), b"").decode() or None
+        if noted is not None and self.encoder is not None and (column, noted) not in self._compared:
+            encoder = cast(Encoder, self.encoder)
+            require_fills(encoder, noted, column, str(getattr(encoder, "model_name", encoder)))
+            self._compared.add((column, noted))
 
     def _index_distance(self, column: str) -> str | None:
         """Return the distance that a column's index was made for, None where it has none."""

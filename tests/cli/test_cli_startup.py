@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-COMMANDS = ("demo", "index", "search", "evaluate", "compare", "fit-blend")
+COMMANDS = ("demo", "index", "search", "evaluate", "compare", "fit-blend", "reindex")
 HEAVY = ("torch", "lancedb", "lance", "pyarrow", "transformers", "sentence_transformers", "numpy", "ir_measures")
 
 

@@ -15,6 +15,7 @@ from lancedb.index import IvfFlat
 
 from lance_rerank import Retriever, SentenceEncoder, lance
 from lance_rerank.errors import ArgumentError, ColumnError, DatasetError, LanceRerankError, ModelError
+from lance_rerank.fingerprint import PROBES, model_name
 from lance_rerank.jobs import index_documents, indexes
 
 TEXTS = ["rotate the api keys", "bake bread", "read a file", "the cat and the dog", "write to the user"]
@@ -26,7 +27,8 @@ class FakeEncoder:
     fingerprint = None
     dim = 32
 
-    def __init__(self, fail_after: int = 10**9, answer: float | None = None) -> None:
+    def __init__(self, fail_after: int = 10**9, answer: float | None = None, trained: int = 0) -> None:
+        self.trained = trained
         self.seen: list[str] = []
         self.fail_after = fail_after
         self.answer = answer
@@ -34,11 +36,11 @@ class FakeEncoder:
     def encode_documents(self, texts):
         if len(self.seen) + len(texts) > self.fail_after:
             raise RuntimeError("the power went out")
-        self.seen += texts
+        self.seen += [text for text in texts if text not in PROBES]
         vectors = np.ones((len(texts), self.dim), np.float32)
         for row, text in zip(vectors, texts, strict=True):
             for letter in text:
-                row[ord(letter) % self.dim] += 1
+                row[(ord(letter) + self.trained) % self.dim] += 1
         if self.answer is not None:
             vectors[:] = self.answer
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -293,6 +295,17 @@ def test_another_model_is_refused_unless_the_table_is_overwritten(index, source,
         index(source, model=other)
     assert index(source, model=other, overwrite=True).added == 25
     assert opened().embedding_functions["vector"].function.name == str(other)
+
+
+def test_a_model_that_was_trained_on_is_refused_before_anything_is_written(index, opened, source):
+    index(source)
+    noted = lance.schema_metadata(opened())[lance.model_key("vector")]
+    assert model_name(noted).endswith("encoder")
+    index(write_jsonl(source, documents(27)))  # the same model
+    version = opened().version
+    with pytest.raises(ColumnError, match=r"as it was then, not as it is now.*plan_reindex"):
+        index(write_jsonl(source, documents(29)), encoder=FakeEncoder(trained=5))
+    assert opened().version == version
 
 
 def test_a_table_with_other_columns_is_refused(index, source):

@@ -441,3 +441,34 @@ def test_arrow_tables_that_say_nothing_of_their_version_are_believed(swapping):
     query = ours.EmbeddedQuery(swapping.table, "vector", "text 7")
     nameless = pa.table({"id": [7]})
     assert query.answer(lambda vector: nameless) is nameless
+
+
+class TestAsync:
+    """`hybrid_async`; LanceDB's own async searches embed by the latest version, and follow no further."""
+
+    async def search(self, swapping, text):
+        table = await (await lancedb.connect_async(swapping.place, read_consistency_interval=AT_ONCE)).open_table("t")
+        return (await lance_rerank.hybrid_async(table, text)).rerank(KeepingVectors()).limit(1)
+
+    async def test_a_query_in_flight_is_run_again(self, swapping):
+        search = await self.search(swapping, "text 7")
+        swapping.swap_to(5)
+        assert (await search.to_arrow())["text"].to_pylist() == ["text 7"]
+
+    async def test_also_with_a_filter_and_a_selection(self, swapping):
+        search = (await self.search(swapping, "text 7")).where("id != 7").select(["id", "text"])
+        swapping.swap_to(5)
+        rows = await search.to_arrow()
+        assert rows.column_names[:2] == ["id", "text"]
+        assert rows["id"].to_pylist() != [7]
+
+    async def test_also_of_another_dimension(self, swappable):
+        swappable.add_shadow(5, dim=24)
+        search = await self.search(swappable, "text 7")
+        swappable.swap_to(5, dim=24)
+        assert (await search.to_arrow())["text"].to_pylist() == ["text 7"]
+
+    async def test_an_error_that_no_swap_made_is_raised(self, swapping):
+        search = (await self.search(swapping, "text 7")).where("no_such_column = 1")
+        with pytest.raises((ValueError, RuntimeError), match="no_such_column"):
+            await search.to_arrow()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,11 +25,13 @@ from lance_rerank import lance
 from lance_rerank.columns.record import ColumnRecord
 from lance_rerank.datasets import Dataset
 from lance_rerank.errors import ArgumentError, ColumnError, ConflictError, ModelError, UnsupportedError
-from lance_rerank.fingerprint import PROBES
+from lance_rerank.fingerprint import PROBES, sketch
 from lance_rerank.multivector import mean_vectors, pool_tokens
 from lance_rerank.multivector.maxsim import Ragged
 from lance_rerank.reindex import Plan, ReindexJob, plan_reindex
+from lance_rerank.reindex.model_spec import ModelSpec
 from lance_rerank.reindex.token_samples import agreements
+from lance_rerank.reindex.worker_model import WorkerModel, embedded_or_raised
 from lance_rerank.search.retriever import Retriever
 from lance_rerank.types import Qrel, Query
 
@@ -509,6 +512,12 @@ class TestPlan:
             ({"batch_size": 0}, ArgumentError, "batch_size must be at least 1"),
             ({"sample": 0}, ArgumentError, "sample must be at least 1"),
             ({"source": "body"}, ColumnError, "no column 'body'"),
+            ({"source": ["text", "id"]}, ArgumentError, "several source columns go with a column of one vector a text"),
+            (
+                {"transform": lambda row: row["text"]},
+                ArgumentError,
+                "sync_multivector_column, which knows no transform",
+            ),
             ({"column": "colbert_mean"}, ColumnError, "means of the token vectors in 'colbert'.*column='colbert'"),
             ({"index": "ivf_flat", "dtype": "int8"}, UnsupportedError, "cannot index token vectors of int8"),
         ],
@@ -627,6 +636,18 @@ class TestCheckpoints:
         table.checkout_latest()
         assert lr.multivector_status(table).outdated == 0
         assert lr.sync_multivector_column(table, encoder=lr.ColBERTEncoder(folders[0])).rows == 0
+
+    def test_workers_of_other_processes_encode_too(self, folders):
+        encoder = lr.ColBERTEncoder(folders[0])
+        spec = ModelSpec(folders[0], "colbert")
+        for fingerprint in (encoder.fingerprint, sketch(encoder, folders[0])):
+            loaded = WorkerModel.of(spec, encoder, fingerprint, pickle.dumps).loaded()
+            made = embedded_or_raised(loaded, ["rotate the api keys", "bread"])
+            for vectors, expected in zip(made, encoder.encode_documents(["rotate the api keys", "bread"]), strict=True):
+                np.testing.assert_allclose(vectors, expected, atol=1e-3)
+        other = lr.ColBERTEncoder(folders[1]).fingerprint
+        with pytest.raises(ModelError, match="makes other vectors"):
+            WorkerModel.of(spec, encoder, other, pickle.dumps).loaded()
 
     def test_models_of_the_other_kind(self, world, db, fakes, folders, tiny_encoder):
         with pytest.raises(ArgumentError, match=r"is no ColBERT checkpoint.*lance_rerank.ColBERTEncoder"):
