@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lance_rerank.jobs import IndexResult, index_documents
     from lance_rerank.lance import connect, patch, unpatch
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
+    from lance_rerank.mining import ExplicitNegative, MiningResult, mine_negatives
     from lance_rerank.multivector import ColBERTEncoder
     from lance_rerank.reindex import (
         BackfillReport,
@@ -102,6 +103,7 @@ _HOMES = {
     # not through their package, which stays light: these need torch
     "lance_rerank.evaluation.blend": ("fit_blend",),
     "lance_rerank.evaluation.compression": ("choose_compression",),
+    "lance_rerank.mining": ("mine_negatives", "MiningResult", "ExplicitNegative"),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
     "lance_rerank.reindex": (
         "plan_reindex",
@@ -159,6 +161,9 @@ __all__ = [
     "TrainingSet",
     "TrainingQuery",
     "LabelledDocument",
+    "mine_negatives",
+    "MiningResult",
+    "ExplicitNegative",
     # measuring
     "Dataset",
     "evaluate",

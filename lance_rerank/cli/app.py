@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lance_rerank import __version__
-from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, reindex, search
+from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, mine, reindex, search
 from lance_rerank.cli.progress import talk
 from lance_rerank.cli.wording import in_commands, in_options
 from lance_rerank.errors import LanceRerankError
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
     "fit-blend": fit_blend.fit_blend,
+    "mine": mine.mine,
 }
 
 # Read by the libraries when they are imported, which is after this. Errors are shown all the same.
