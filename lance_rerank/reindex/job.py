@@ -241,6 +241,7 @@ class ReindexJob:
             lease = self._lease()
             lease.acquire(NOT_SWAPPED)
             try:
+                lease.advance("embed")  # so that who goes on after a kill fills anew what is gone by then
                 self._drop_shadow()
                 self._remove_folder()
                 lease.remove()

@@ -251,6 +251,22 @@ class TestAbort:
         assert not (Path(made.uri) / "_lance_rerank").exists()
         assert job.status().phase == "planned"
 
+    def test_one_that_was_killed_leaves_a_job_that_fills_anew(self, job, table, encoder, fakes, plan, monkeypatch):
+        job.backfill()
+
+        def killed():
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(job, "_remove_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job.abort()
+        assert plan.shadow not in table.to_lance().schema.names
+        again = ReindexJob.open(table, model=encoder)
+        assert again.status().phase == "embed"
+        assert again.backfill().rows == 60
+        fakes.assert_filled(table, plan)
+        assert again.verify(sample=10).ok
+
     def test_after_a_failure_in_any_phase_and_before_any(self, job, table, encoder, fakes, plan):
         job.abort()
         for stop in ("embed", "write", "catch-up", "ready"):
