@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import os
 import random
 import signal
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import lancedb
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+import lance_rerank
 from lance_rerank.reindex import ReindexJob, plan_reindex
 from lance_rerank.reindex.state import jobs_of
 
@@ -215,46 +218,72 @@ def test_many_schedules(fakes, tmp_path_factory):
 
 # --- kills -----------------------------------------------------------------------------------------------------------
 
+OURS = str(Path(lance_rerank.__file__).parent)
+GOALS = ("swapped", "rolled-back", "swapped")
 
-def go_on(here: str, uri: str, goal: str, begun) -> None:
+
+@contextmanager
+def counted_calls(each):
+    """Call `each` at every call of a function of this package, in this thread."""
+
+    def look(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(OURS):
+            each()
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def go_on(fakes, uri: str, goal: str) -> None:
     """Do what is left of the job, whatever was done: to the swap, or back to the old column."""
-    sys.path.insert(0, here)
-    import conftest
-
-    table = conftest.open_docs(uri)
-    model = conftest.function(seed=2)
-    begun.set()
-    job = ReindexJob.open(table) if jobs_of(table) else ReindexJob(plan_reindex(table, model=model, batch_size=BATCH))
+    table = fakes.open_docs(uri)
+    job = ReindexJob.open(table) if jobs_of(table) else None
+    job = job or ReindexJob(plan_reindex(table, model=fakes.function(seed=2), batch_size=BATCH))
     while (phase := job.status().phase) != goal:
         if goal == "rolled-back":
             job.rollback()
-        elif phase in ("ready", "rolled-back", "swap"):
-            if phase != "swap":
-                job.verify(sample=8)
+        elif phase in ("ready", "rolled-back"):
+            job.verify(sample=8)
+            job.swap()
+        elif phase == "swap":
             job.swap()
         else:
-            job.backfill(on_phase=lambda _: time.sleep(0.05))
+            job.backfill()
+
+
+def go_on_and_die(here: str, uri: str, goal: str, calls: int) -> None:
+    """Do it in another process, which ends itself by SIGKILL after so many calls of this package's functions."""
+    sys.path.insert(0, here)
+    import conftest
+
+    left = itertools.count(calls, -1)
+    with counted_calls(lambda: next(left) <= 0 and os.kill(os.getpid(), signal.SIGKILL)):
+        go_on(conftest, uri, goal)
 
 
 def run_with_kills(fakes, folder, kills: int, seed: int) -> int:
-    """Swap, roll back and swap again, killed at random moments, while others write; return how often it was killed."""
-    world, rng, done = World(fakes, folder, parts=(40, 80, 120)), random.Random(seed), 0
+    """Swap, roll back and swap again, killed at random places, while others write; return how often it was killed."""
+    world, unbroken = (World(fakes, folder / name, parts=(40, 80, 120)) for name in ("killed", "unbroken"))
+    rng, killed = random.Random(seed), 0
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["lance_rerank.reindex.job", "lance_rerank.reindex.planning", "pytest"])
-    for goal, share in (("swapped", 0.5), ("rolled-back", 0.2), ("swapped", 0.3)):
+    for goal, share in zip(GOALS, (0.5, 0.2, 0.3), strict=True):
+        in_all = itertools.count()
+        with counted_calls(lambda in_all=in_all: next(in_all)):
+            go_on(fakes, unbroken.uri, goal)
         for _ in range(round(kills * share)):
-            begun = processes.Event()
-            child = processes.Process(target=go_on, args=(str(Path(__file__).parent), world.uri, goal, begun))
+            calls = rng.randrange(next(in_all))
+            child = processes.Process(target=go_on_and_die, args=(str(Path(__file__).parent), world.uri, goal, calls))
             child.start()
-            assert begun.wait(60)
-            child.join(rng.uniform(0, 0.8))
-            done += child.is_alive()
-            child.kill()
-            child.join()
+            child.join(120)
             assert child.exitcode in (0, -signal.SIGKILL)
+            killed += child.exitcode != 0
             world.write(rng.choice(World.WRITES))
             world.check_rows()
-        go_on(str(Path(__file__).parent), world.uri, goal, processes.Event())
+        go_on(fakes, world.uri, goal)
         if goal == "swapped":
             assert ReindexJob.open(world.table()).verify(sample=8).ok
         world.check(2 if goal == "swapped" else 1)
@@ -262,15 +291,15 @@ def run_with_kills(fakes, folder, kills: int, seed: int) -> int:
     world.check(2)
     assert world.table().schema.names == ["id", "text", "vector"]
     assert not (Path(world.uri) / "docs.lance" / "_lance_rerank" / "reindex").exists()
-    return done
+    return killed
 
 
 def test_ten_kills_change_nothing(fakes, tmp_path):
-    assert run_with_kills(fakes, tmp_path / "db", kills=10, seed=0) >= 3, "most of them came too late"
+    assert run_with_kills(fakes, tmp_path, kills=10, seed=0) >= 5, "most of them came too late"
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(3600)
 def test_two_hundred_kills_change_nothing(fakes, tmp_path):
-    killed = sum(run_with_kills(fakes, tmp_path / f"db{seed}", kills=20, seed=seed) for seed in range(1, 11))
+    killed = sum(run_with_kills(fakes, tmp_path / str(seed), kills=20, seed=seed) for seed in range(1, 11))
     print(f"killed in {killed} of 200 runs")
