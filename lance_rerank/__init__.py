@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lance_rerank.search.hybrid import hybrid, hybrid_async
     from lance_rerank.search.retriever import Retriever
     from lance_rerank.search.trace import Trace
+    from lance_rerank.training import TrainedModel, TrainingConfig, train_cross_encoder, train_embedder
     from lance_rerank.types import Document, Encoder, Hit, Qrel, Query, TokenEncoder
 
 __version__ = "0.1.0"
@@ -117,6 +118,7 @@ _HOMES = {
         "fit_bridge",
         "Bridge",
     ),
+    "lance_rerank.training": ("train_embedder", "train_cross_encoder", "TrainedModel", "TrainingConfig"),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -161,6 +163,10 @@ __all__ = [
     "TrainingSet",
     "TrainingQuery",
     "LabelledDocument",
+    "train_embedder",
+    "train_cross_encoder",
+    "TrainedModel",
+    "TrainingConfig",
     "mine_negatives",
     "MiningResult",
     "ExplicitNegative",
