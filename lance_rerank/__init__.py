@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lance_rerank.evaluation.significance import Comparison, Comparisons
     from lance_rerank.evaluation.thresholds import Thresholds
     from lance_rerank.jobs import IndexResult, index_documents
+    from lance_rerank.jobs.tuning import Tuned, TuningSettings, tune_embedder
     from lance_rerank.lance import connect, patch, unpatch
     from lance_rerank.lexical import IndexStatus, SyncResult, TantivyIndex, synonyms
     from lance_rerank.mining import ExplicitNegative, MiningResult, mine_negatives
@@ -59,6 +60,11 @@ if TYPE_CHECKING:
     from lance_rerank.search.retriever import Retriever
     from lance_rerank.search.trace import Trace
     from lance_rerank.training import TrainedModel, TrainingConfig, train_cross_encoder, train_embedder
+    from lance_rerank.training.gate import judge_training
+    from lance_rerank.training.interpolation import interpolate
+    from lance_rerank.training.refusal import nothing_to_learn
+    from lance_rerank.training.serving import Serving
+    from lance_rerank.training.verdict import Verdict
     from lance_rerank.types import Document, Encoder, Hit, Qrel, Query, TokenEncoder
 
 __version__ = "0.1.0"
@@ -106,6 +112,7 @@ _HOMES = {
     "lance_rerank.evaluation.compression": ("choose_compression",),
     "lance_rerank.mining": ("mine_negatives", "MiningResult", "ExplicitNegative"),
     "lance_rerank.jobs": ("index_documents", "IndexResult"),
+    "lance_rerank.jobs.tuning": ("tune_embedder", "Tuned", "TuningSettings"),
     "lance_rerank.reindex": (
         "plan_reindex",
         "Plan",
@@ -119,6 +126,11 @@ _HOMES = {
         "Bridge",
     ),
     "lance_rerank.training": ("train_embedder", "train_cross_encoder", "TrainedModel", "TrainingConfig"),
+    "lance_rerank.training.gate": ("judge_training",),
+    "lance_rerank.training.interpolation": ("interpolate",),
+    "lance_rerank.training.refusal": ("nothing_to_learn",),
+    "lance_rerank.training.serving": ("Serving",),
+    "lance_rerank.training.verdict": ("Verdict",),
     "lance_rerank.types": ("Document", "Encoder", "Hit", "Qrel", "Query", "TokenEncoder"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -167,9 +179,17 @@ __all__ = [
     "train_cross_encoder",
     "TrainedModel",
     "TrainingConfig",
+    "tune_embedder",
+    "Tuned",
+    "TuningSettings",
     "mine_negatives",
     "MiningResult",
     "ExplicitNegative",
+    "nothing_to_learn",
+    "judge_training",
+    "Serving",
+    "Verdict",
+    "interpolate",
     # measuring
     "Dataset",
     "evaluate",

@@ -13,7 +13,19 @@ import typer
 from typer.core import TyperGroup
 
 from lance_rerank import __version__
-from lance_rerank.cli import compare, demo, evaluate, fit_blend, index, lexical, mine, reindex, search
+from lance_rerank.cli import (
+    compare,
+    demo,
+    evaluate,
+    fit_blend,
+    index,
+    lexical,
+    mine,
+    reindex,
+    search,
+    train,
+    tune_and_reindex,
+)
 from lance_rerank.cli.progress import talk
 from lance_rerank.cli.wording import in_commands, in_options
 from lance_rerank.errors import LanceRerankError
@@ -26,7 +38,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "fit-blend": fit_blend.fit_blend,
     "mine": mine.mine,
+    "tune-and-reindex": tune_and_reindex.tune_and_reindex,
 }
+
+_REINDEXING = ("reindex", "tune-and-reindex")  # what the library says of these is told as commands
 
 # Read by the libraries when they are imported, which is after this. Errors are shown all the same.
 _QUIET = {
@@ -48,7 +63,7 @@ class _Commands(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             message = in_options(" ".join(str(error).split()))
-            talk(f"error: {in_commands(message) if ctx.invoked_subcommand == 'reindex' else message}")
+            talk(f"error: {in_commands(message) if ctx.invoked_subcommand in _REINDEXING else message}")
             raise typer.Exit(2) from error
 
 
@@ -65,6 +80,7 @@ for name, command in COMMANDS.items():
 GROUPS = {
     "lexical": (lexical.COMMANDS, "A Tantivy index beside a table."),
     "reindex": (reindex.COMMANDS, "Another embedding model behind a vector column of a live table."),
+    "train": (train.COMMANDS, "An embedder or a cross-encoder of one's own."),
 }
 for group, (commands, told) in GROUPS.items():
     grouped = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=told)

@@ -53,7 +53,7 @@ class Serving:
             raise ArgumentError(f"--retriever {self.retriever} searches no vectors: there is nothing to compare")
         return recipe
 
-    def make(self, context: typer.Context, table: Table, column: str) -> Retriever:
+    def make(self, context: typer.Context, table: Table, column: str | None) -> Retriever:
         """Return the retriever, on a table's live column."""
         recipe = self.recipe(context, table)
         name = self.retriever or str(recipe)
