@@ -128,7 +128,7 @@ def begin_or_go_on(place: Place, settings: Settings) -> tuple[ReindexJob, str]:
     states = place.states(table)
     if states:
         job, state = place.only(table, states)
-        _require_same_model(settings.model, job.plan)
+        _require_same_model(settings.model, job.plan, state.phase)
         if state.phase in (*BEFORE_SWAP, "swap"):
             told = f"going on with job {state.job} on {state.column!r} from phase {state.phase!r}"
             talk(f"{told}, with the settings it was begun with")
@@ -231,12 +231,13 @@ def as_plain(result: Any) -> Any:
     return result.to_dict() if hasattr(result, "to_dict") else asdict(result)
 
 
-def _require_same_model(given: str | None, plan: Plan) -> None:
+def _require_same_model(given: str | None, plan: Plan, phase: str) -> None:
     from lance_rerank.reindex.models import sentence_transformers_function
 
     if given is None or given == plan.model.name or sentence_transformers_function(given).name == plan.model.name:
         return
+    end = "end it first: drop_old()" if phase in ("swapped", "drop-old") else "take it back first: abort()"
     raise ArgumentError(
         f"column {plan.column!r} is being reindexed with {plan.model.name}, not with {given}. Go on with that one "
-        "(leave --model out), or take it back first: abort()"
+        f"(leave --model out), or {end}"
     )

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lance_rerank import lance
@@ -132,7 +133,7 @@ class ReindexJob:
         clock: Clock = time.time,
         lease_s: float = LEASE_S,
     ) -> ReindexJob:
-        """Return the job that is on a table's column, as its metadata tell it.
+        """Return the job that is on a table's column, as its metadata tell it, wherever the table was moved since.
 
         Raises
         ------
@@ -145,7 +146,7 @@ class ReindexJob:
             which = ", ".join(repr(state.column) for state in found)
             there = f"jobs on {which}: name one, column=..." if found else "no such job; lance_rerank.plan_reindex"
             raise ArgumentError(f"table {opened.name!r} has {there}")
-        plan = Plan.from_dict(found[0].plan)
+        plan = replace(Plan.from_dict(found[0].plan), uri=opened.uri)
         return cls(plan, table, model=model, transform=transform, clock=clock, lease_s=lease_s)
 
     def __repr__(self) -> str:

@@ -154,7 +154,10 @@ class Lease:
         if found is not None:
             self._require_free(found)
             if found.phase not in phases:
-                raise ArgumentError(f"{found} is past that: this is for a job that is in {', '.join(phases)}")
+                wanted = ", ".join(phases)
+                raise ArgumentError(
+                    f"{found} is past that: this is for a job that is in {wanted}. {what_to_do(found.phase)}"
+                )
         mine = self._owned(found or replace(self._wanted, started_at=self._clock()))
         if not lance.compare_and_set_metadata(self._table, key, text, _encoded(mine)):
             raise ConflictError(f"another process began a job on column {mine.column!r} at the same moment; look again")
@@ -202,15 +205,15 @@ class Lease:
 
     def _require_free(self, found: JobState) -> None:
         until = datetime.fromtimestamp(found.expires_at, UTC).strftime("%H:%M:%S")
-        if found.job != self._wanted.job:
-            raise ConflictError(
-                f"column {found.column!r} is being reindexed by {found}. Go on with it or abort it first: "
-                f"lance_rerank.ReindexJob.open(table, {found.column!r})"
-            )
         if found.is_run(self._clock()) and found.owner != self._owner:
             raise ConflictError(
                 f"{found} is being run by {found.owner} (host/process/token). Wait for it, or end that process; a "
                 f"process that died elsewhere holds on until {until} UTC at most"
+            )
+        if found.job != self._wanted.job:
+            raise ConflictError(
+                f"column {found.column!r} is being reindexed by {found}. Go on with it or abort it first: "
+                f"lance_rerank.ReindexJob.open(table, {found.column!r})"
             )
 
     def _write(self, state: JobState) -> None:
