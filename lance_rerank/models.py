@@ -61,8 +61,8 @@ def loading(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError) as error:
         raise ModelError(
-            f"model {name!r} could not be loaded: {type(error).__name__}: {str(error).rstrip('. ')}. Give the folder of "
-            "a saved model or a hub id; a model that needs its own code runs with trust_remote_code=True only."
+            f"model {name!r} could not be loaded: {type(error).__name__}: {str(error).rstrip('. ')}. Give the folder "
+            "of a saved model or a hub id; a model that needs its own code runs with trust_remote_code=True only."
         ) from error
 
 

@@ -81,7 +81,9 @@ def survey_fragment(data: Any, fragment: Any, column: str, source: Source, ledge
     source_file, column_file = fragment_files(data, fragment, column, source)
     rows = fragment.count_rows()
     if column_file is None or ledger.is_ours(source_file, column_file):
-        held = has_text(source) if column_file is None else f"{has_text(source)} AND `{column}` IS NOT NULL"
+        held = has_text(source)
+        if column_file is not None and isinstance(source, tuple):  # what makes the texts may make none
+            held += f" AND `{column}` IS NOT NULL"  # reads the whole column
         with_text = fragment.count_rows(filter=held)
         filled = {"missing": with_text} if column_file is None else {"encoded": with_text}
         return Survey(rows, without_text=rows - with_text, **filled)
