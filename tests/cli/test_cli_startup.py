@@ -8,7 +8,18 @@ import subprocess
 import sys
 import time
 
-COMMANDS = ("demo", "index", "search", "evaluate", "compare", "fit-blend", "reindex")
+COMMANDS = (
+    "demo",
+    "index",
+    "search",
+    "evaluate",
+    "compare",
+    "fit-blend",
+    "mine",
+    "train",
+    "tune-and-reindex",
+    "reindex",
+)
 HEAVY = ("torch", "lancedb", "lance", "pyarrow", "transformers", "sentence_transformers", "numpy", "ir_measures")
 
 
