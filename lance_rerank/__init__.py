@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from lance_rerank.search.hybrid import hybrid, hybrid_async
     from lance_rerank.search.retriever import Retriever
     from lance_rerank.search.trace import Trace
-    from lance_rerank.training import TrainedModel, TrainingConfig, train_cross_encoder, train_embedder
+    from lance_rerank.training import TrainedModel, TrainingConfig, train_colbert, train_cross_encoder, train_embedder
     from lance_rerank.training.gate import judge_training
     from lance_rerank.training.interpolation import interpolate
     from lance_rerank.training.refusal import nothing_to_learn
@@ -125,7 +125,13 @@ _HOMES = {
         "fit_bridge",
         "Bridge",
     ),
-    "lance_rerank.training": ("train_embedder", "train_cross_encoder", "TrainedModel", "TrainingConfig"),
+    "lance_rerank.training": (
+        "train_embedder",
+        "train_cross_encoder",
+        "train_colbert",
+        "TrainedModel",
+        "TrainingConfig",
+    ),
     "lance_rerank.training.gate": ("judge_training",),
     "lance_rerank.training.interpolation": ("interpolate",),
     "lance_rerank.training.refusal": ("nothing_to_learn",),
@@ -177,6 +183,7 @@ __all__ = [
     "LabelledDocument",
     "train_embedder",
     "train_cross_encoder",
+    "train_colbert",
     "TrainedModel",
     "TrainingConfig",
     "tune_embedder",

@@ -139,9 +139,9 @@ class ColBERTEncoder:
         with models.loading(self.model_name):
             if not is_colbert(location):
                 return _PlainBackend(location, device, self)
-            if _is_of_sentence_transformers(location):
+            if is_of_sentence_transformers(location):
                 return _MultiVectorBackend(location, device, self)
-            if importlib.util.find_spec("pylate") is None and _multi_vector_encoder() is not None:
+            if importlib.util.find_spec("pylate") is None and multi_vector_encoder() is not None:
                 return _MultiVectorBackend(location, device, self)
             return _PylateBackend(location, device, self)
 
@@ -262,7 +262,7 @@ class _MultiVectorBackend:
     """A ColBERT checkpoint, run by sentence-transformers 6 or later, which reads those of PyLate and Stanford too."""
 
     def __init__(self, location: str, device: str, settings: ColBERTEncoder) -> None:
-        encoder = _multi_vector_encoder()
+        encoder = multi_vector_encoder()
         if encoder is None:
             raise ModelError(
                 f"{location} was saved by sentence-transformers 6, and an older release is installed. Run: pip install "
@@ -302,7 +302,7 @@ def _readable(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return [tokenizer.decode([token]).strip() or str(tokenizer.convert_ids_to_tokens(token)) for token in ids]
 
 
-def _multi_vector_encoder() -> Any | None:
+def multi_vector_encoder() -> Any | None:
     """Return sentence-transformers' class for ColBERT models, None before release 6."""
     import sentence_transformers
 
@@ -316,7 +316,8 @@ def _unit(vectors: Any) -> FloatArray:
     return unit
 
 
-def _is_of_sentence_transformers(location: str) -> bool:
+def is_of_sentence_transformers(location: str) -> bool:
+    """Tell whether a saved model is one of sentence-transformers' own for late interaction, of release 6."""
     return _read_config(location, "config_sentence_transformers.json").get("model_type") == "MultiVectorEncoder"
 
 

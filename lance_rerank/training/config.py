@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from lance_rerank.errors import ArgumentError
 
-_LIBRARIES = ("lance-rerank", "torch", "transformers", "sentence-transformers", "accelerate", "datasets")
+_LIBRARIES = ("lance-rerank", "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "pylate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class TrainingConfig:
     Attributes
     ----------
     kind : str
-        What was trained: "embedder", "cross-encoder".
+        What was trained: "embedder", "cross-encoder", "colbert".
     base : str
         The model it started from, as it was named.
     base_digest : str
@@ -155,7 +155,7 @@ def library_versions() -> dict[str, str]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # run from a checkout that is not installed
+    except PackageNotFoundError:  # an extra, or run from a checkout that is not installed
         return "unknown"
 
 

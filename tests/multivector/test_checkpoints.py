@@ -18,7 +18,7 @@ from lance_rerank import testing
 from lance_rerank.errors import ModelError
 from lance_rerank.multivector import encoder as encoder_module
 
-HAS_MULTI_VECTOR_ENCODER = encoder_module._multi_vector_encoder() is not None
+HAS_MULTI_VECTOR_ENCODER = encoder_module.multi_vector_encoder() is not None
 TEXTS = ["rotate the api keys, please!", "what is a key?", "a cat " * 12]
 QUERY_TOKENS, DOCUMENT_TOKENS = 12, 20
 

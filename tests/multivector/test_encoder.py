@@ -156,7 +156,7 @@ class TestCheckpointDetection:
     def test_a_checkpoint_without_pylate_says_what_to_install(self, tmp_path, monkeypatch):
         (tmp_path / "config.json").write_text('{"architectures": ["HF_ColBERT"]}')
         monkeypatch.setitem(sys.modules, "pylate.models", None)
-        monkeypatch.setattr(encoder_module, "_multi_vector_encoder", lambda: None)
+        monkeypatch.setattr(encoder_module, "multi_vector_encoder", lambda: None)
         with pytest.raises(MissingExtra, match=r"lance-rerank\[pylate\]"):
             _ = ColBERTEncoder(tmp_path).dim
 
