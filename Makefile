@@ -37,6 +37,7 @@ demo: $(STAMP)  ## build a searchable table from Python's own documentation and 
 
 test: lint $(STAMP_ST6)  ## ruff, mypy, then every test but the benchmarks; beside it, with sentence-transformers 6, those that meet it
 	@$(BIN_ST6)/python -m pytest -q -p no:cacheprovider $(MEETS_ST) > $(VENV_ST6)/tests.log 2>&1 & second=$$!; \
+	trap "kill $$second" INT TERM; \
 	$(BIN)/python -m pytest -q; first=$$?; \
 	echo "with sentence-transformers 6:"; wait $$second; second=$$?; cat $(VENV_ST6)/tests.log; \
 	test $$first -eq 0 && test $$second -eq 0

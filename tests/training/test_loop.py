@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 
@@ -116,9 +115,12 @@ def test_resuming_what_has_ended_returns_it(embed):
 def test_resuming_at_the_last_step_only_has_to_publish(embed, tmp_path, weights_of, monkeypatch):
     from lance_rerank.training.checkpoints import WorkFolder
 
+    def stopped(*_):
+        raise KeyboardInterrupt
+
     unbroken = embed("unbroken", epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(WorkFolder, "publish", lambda self, part: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(WorkFolder, "publish", stopped)
         with pytest.raises(KeyboardInterrupt):
             embed("stopped", epochs=1)
     assert not (tmp_path / "stopped").exists()
