@@ -60,10 +60,12 @@ if TYPE_CHECKING:
     from lance_rerank.search.retriever import Retriever
     from lance_rerank.search.trace import Trace
     from lance_rerank.training import TrainedModel, TrainingConfig, train_colbert, train_cross_encoder, train_embedder
+    from lance_rerank.training.distill import distill, shrink
     from lance_rerank.training.gate import judge_training
     from lance_rerank.training.interpolation import interpolate
     from lance_rerank.training.refusal import nothing_to_learn
     from lance_rerank.training.serving import Serving
+    from lance_rerank.training.teacher import score_examples
     from lance_rerank.training.verdict import Verdict
     from lance_rerank.types import Document, Encoder, Hit, Qrel, Query, TokenEncoder
 
@@ -129,6 +131,9 @@ _HOMES = {
         "train_embedder",
         "train_cross_encoder",
         "train_colbert",
+        "distill",
+        "score_examples",
+        "shrink",
         "TrainedModel",
         "TrainingConfig",
     ),
@@ -184,6 +189,9 @@ __all__ = [
     "train_embedder",
     "train_cross_encoder",
     "train_colbert",
+    "distill",
+    "score_examples",
+    "shrink",
     "TrainedModel",
     "TrainingConfig",
     "tune_embedder",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lance_rerank import models
 from lance_rerank.datasets import Dataset, TrainingSet
-from lance_rerank.errors import ArgumentError
+from lance_rerank.errors import ArgumentError, DatasetError
 from lance_rerank.extras import require
-from lance_rerank.training import preparing
+from lance_rerank.training import colbert, pairs, preparing
 from lance_rerank.training.config import Progress, TrainingConfig, at_least, library_versions, weights_digest
 from lance_rerank.training.contrasts import ContrastRow, plan_rows
 from lance_rerank.training.dev import Corpus, RetrievalDev, retrieval_dev
+from lance_rerank.training.pairs import PairsRow
 from lance_rerank.training.result import TrainedModel
 
 if TYPE_CHECKING:
     from lance_rerank.training.loop import Job
 
-Loss = Literal["multiple-negatives", "cached-multiple-negatives"]
+Loss = Literal["multiple-negatives", "cached-multiple-negatives", "margin-mse", "distillation"]
+_SCORED = ("margin-mse", "distillation")
+_SCALE = 20.0  # of cosines, as in the contrastive losses: a teacher's logits are farther apart than 2
 
 
 def train_embedder(
@@ -54,9 +57,10 @@ def train_embedder(
 ) -> TrainedModel:
     """Return a model of sentence-transformers, trained to put queries near the documents that answer them.
 
-    Each positive of a query is told from the query's own negatives and from the documents of the other queries in its
-    batch. No batch holds a document that answers two of its queries, be it as a positive or a negative. Weights and
-    scores of the examples do not count here: these losses know right and wrong alone, and any label above 0 is right.
+    By default each positive of a query is told from the query's own negatives and from the documents of the other
+    queries in its batch. No batch holds a document that answers two of its queries, be it as a positive or a negative.
+    Weights and scores of the examples do not count then: these losses know right and wrong alone, and any label above
+    0 is right. Two other losses learn the examples' scores, a teacher's logits: see `distill`.
 
     Training goes on in ``<output>.training``, checkpoints and all; `output` appears once it has ended.
 
@@ -77,13 +81,15 @@ def train_embedder(
         Of a table.
     distractors : int, default 2000
         How many documents beside the judged ones are ranked in a measurement; drawn once, by `seed`.
-    loss : {"multiple-negatives", "cached-multiple-negatives"}
+    loss : {"multiple-negatives", "cached-multiple-negatives", "margin-mse", "distillation"}
         The cached form (GradCache) gives the same gradient, with no more than `mini_batch_size` texts in memory at a
-        time, for a second forward pass.
+        time, for a second forward pass. "margin-mse" learns by how much an answer scores above each negative,
+        "distillation" the softmax over the documents of a query; both set 20 times the cosine against the scores.
     negatives : int, default 1
-        Negatives a query, each epoch the next ones. Where a query has fewer, any other document takes the place.
+        Negatives a query, each epoch the next ones. Where a query has fewer, any other document takes the place; not
+        so for the losses that learn scores.
     matryoshka : sequence of int, optional
-        Dimensions to which vectors may later be cut off.
+        Dimensions to which vectors may later be cut off; for the first two losses.
     epochs, batch_size, learning_rate, warmup, weight_decay
         As usual; warmup is a part of the steps, and the rate falls to 0 after it.
     mini_batch_size : int, optional
@@ -114,7 +120,7 @@ def train_embedder(
     ArgumentError
         An argument is out of range, or there is something else in the output folder.
     DatasetError
-        The examples hold nothing to learn from, or `dev` nothing to measure by.
+        The examples hold nothing to learn from, lack scores that the loss learns, or `dev` has nothing to measure by.
     ModelError
         The model cannot be loaded, or the loss became NaN.
     LanceRerankError
@@ -125,7 +131,7 @@ def train_embedder(
     References
     ----------
     Henderson et al., arXiv:1705.00652 (multiple negatives); Gao et al., arXiv:2101.06983 (GradCache); Kusupati et al.,
-    arXiv:2205.13147 (Matryoshka).
+    arXiv:2205.13147 (Matryoshka); Hofstätter et al., arXiv:2010.02666 (margin MSE).
 
     Examples
     --------
@@ -140,10 +146,12 @@ def train_embedder(
         raise ArgumentError("mini_batch_size is for loss='cached-multiple-negatives'; the other has all in memory")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         at_least(name, value, 1)
-    for name, value in (("negatives", negatives), ("distractors", distractors)):
-        at_least(name, value, 0)
+    if matryoshka is not None and loss in _SCORED:
+        raise ArgumentError(f"matryoshka is for the losses that tell right from wrong; {loss!r} learns scores")
+    at_least("negatives", negatives, 1 if loss in _SCORED else 0)
+    at_least("distractors", distractors, 0)
     device = preparing.checked_device(device)
-    rows, batches = plan_rows(examples, negatives=negatives, epochs=epochs, batch_size=batch_size, seed=seed)
+    rows, batches = _planned(examples, loss, negatives, epochs, batch_size, seed)
     measured = retrieval_dev(dev, corpus, id_column, text_column, distractors, seed) if dev is not None else None
     every, save_every = preparing.intervals(len(batches), evaluate_every, checkpoint_every)
     with preparing.undisturbed():
@@ -178,6 +186,35 @@ def train_embedder(
         return run(job, config, preparing.output_path(output), resume, progress)
 
 
+def _planned(
+    examples: TrainingSet, loss: str, negatives: int, epochs: int, batch_size: int, seed: int
+) -> tuple[Sequence[ContrastRow] | Sequence[PairsRow], list[list[int]]]:
+    """Return the rows of all epochs, as wide as each other, and which of them make up each step."""
+    if loss not in _SCORED:
+        return plan_rows(examples, negatives=negatives, epochs=epochs, batch_size=batch_size, seed=seed)
+    without = examples.rows["score"].null_count
+    if without:
+        raise DatasetError(
+            f"{without} of {examples.rows.num_rows} examples have no score, and {loss!r} learns a teacher's: have them "
+            "all scored by lance_rerank.score_examples, or use 'multiple-negatives'"
+        )
+    if loss == "margin-mse":
+        return pairs.plan_rows(examples, loss, negatives=negatives, epochs=epochs, batch_size=batch_size, seed=seed)
+    rows, batches = colbert.plan_scored_rows(
+        examples, negatives=negatives, epochs=epochs, batch_size=batch_size, seed=seed
+    )
+    width = max(len(row.documents) for row in rows)
+    return [_widened(row, width) for row in rows], batches
+
+
+def _widened(row: PairsRow, width: int) -> PairsRow:
+    """Return a row with its documents repeated in turn: the divergence stays 0 where it was."""
+    turns = [place % len(row.documents) for place in range(width)]
+    return row._replace(
+        documents=tuple(row.documents[turn] for turn in turns), labels=tuple(row.labels[turn] for turn in turns)
+    )
+
+
 def _loaded(name: str, device: str, seed: int, trust_remote_code: bool) -> Any:
     """Return a sentence-transformers model in float32."""
     from sentence_transformers import SentenceTransformer
@@ -204,7 +241,7 @@ def _dimensions(matryoshka: Sequence[int] | None, dim: int) -> tuple[int, ...] |
 def _job(
     model: Any,
     config: TrainingConfig,
-    rows: Sequence[ContrastRow],
+    rows: Sequence[ContrastRow] | Sequence[PairsRow],
     batches: Sequence[Sequence[int]],
     dev: RetrievalDev | None,
 ) -> Job:
@@ -229,8 +266,9 @@ def _job(
         columns=columns,
         query_ids=[row.query_id for row in rows],
         batches=batches,
-        pairs_per_row=[1] * len(rows),
+        pairs_per_row=[len({*row.documents}) if isinstance(row, PairsRow) else 1 for row in rows],
         loss=_loss(model, config),
+        labels=_labels(rows, config.device),
         save=save,
         measure=preparing.measuring(dev, model, config),
         prompts=_prompts(model, names),
@@ -240,11 +278,29 @@ def _job(
 def _loss(model: Any, config: TrainingConfig) -> Any:
     from sentence_transformers import losses
 
+    if config.loss == "margin-mse":
+        return losses.MarginMSELoss(model, similarity_fct=_scaled_cosine)
+    if config.loss == "distillation":
+        return losses.DistillKLDivLoss(model, similarity_fct=_scaled_cosine)
     if config.loss == "cached-multiple-negatives":
         loss = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=config.mini_batch_size)
     else:
         loss = losses.MultipleNegativesRankingLoss(model)
     return losses.MatryoshkaLoss(model, loss, list(config.matryoshka)) if config.matryoshka else loss
+
+
+def _scaled_cosine(queries: Any, documents: Any) -> Any:
+    from sentence_transformers.util import pairwise_cos_sim
+
+    return _SCALE * pairwise_cos_sim(queries, documents)
+
+
+def _labels(rows: Sequence[ContrastRow] | Sequence[PairsRow], device: str) -> Callable[[Sequence[int]], Any] | None:
+    """Return what gives a loss a teacher's scores, or their differences, by row number; None where it has no use."""
+    import torch
+
+    scores = [row.labels for row in rows if isinstance(row, PairsRow)]
+    return (lambda places: torch.tensor([scores[place] for place in places], device=device)) if scores else None
 
 
 def _prompts(model: Any, documents: Sequence[str]) -> dict[str, str]:
