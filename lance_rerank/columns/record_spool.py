@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lance_rerank.columns.keys import KEY_BYTES, KeyIndex
 from lance_rerank.errors import ConflictError
 
-_KEYS, _RECORDS, _ENDS = "keys.bin", "vectors.bin", "ends.bin"
+_KEYS, _ENDS = "keys.bin", "ends.bin"
 _CHECK_BYTES, _END_BYTES = 4, 8
 _READ_KEYS = 2**16  # at a time
 
@@ -64,10 +64,12 @@ class RecordSpool:
     [b'three', None]
     """
 
+    records_file = "vectors.bin"
+
     def __init__(self, folder: Path, size: int | None) -> None:
         self._size = size
         folder.mkdir(parents=True, exist_ok=True)
-        names = (_KEYS, _RECORDS, *([] if size is not None else [_ENDS]))
+        names = (_KEYS, self.records_file, *([] if size is not None else [_ENDS]))
         self._files = [os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644) for name in names]
         self._keys, self._records = self._files[:2]
         try:

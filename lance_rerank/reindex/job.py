@@ -480,7 +480,7 @@ class ReindexJob:
         if transform is None or self.plan.transform is None:
             yield None
             return
-        with StringSpool(self.folder / "texts.bin") as answers:
+        with StringSpool(self.folder / "texts") as answers:
             if self._planned_answers is not None:
                 self._planned_answers.copy_to(answers)
             yield TransformedTexts(self.plan.transform, transform, answers, lease.renew)

@@ -22,7 +22,6 @@ from lance_rerank.rerankers.base import BaseReranker
 from lance_rerank.rerankers.cross_encoder import CrossEncoderReranker
 from lance_rerank.training.config import Progress, at_least
 
-FILE = "teacher_scores.bin"
 Teacher: TypeAlias = "str | Path | BaseReranker"
 
 _TOLERANCE = 1e-3  # of a teacher's scores of the probes, between two runs of it
@@ -92,7 +91,7 @@ def score_examples(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()) if cache is None else cache)
         if folder.is_file():
             raise ArgumentError(f"cache is a folder, and {str(folder)!r} is a file: name another")
-        spool = stack.enter_context(StringSpool(folder / FILE))
+        spool = stack.enter_context(StringSpool(folder))
         identity = _identity(reranker, spool)
         pairs = zip(rows["query"].to_pylist(), rows["text"].to_pylist(), strict=True)
         keys = text_keys(json.dumps([identity, *pair]) for pair in pairs)

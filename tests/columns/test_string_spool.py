@@ -14,10 +14,10 @@ KEYS = text_keys(str(at) for at in range(len(TEXTS)))
 
 @pytest.fixture
 def path(tmp_path):
-    with StringSpool(tmp_path / "folder" / "texts.bin") as spool:
+    with StringSpool(tmp_path / "folder") as spool:
         for key, text in zip(KEYS, TEXTS, strict=True):
             spool.put(key, text)
-    return tmp_path / "folder" / "texts.bin"
+    return tmp_path / "folder"
 
 
 def test_what_is_put_comes_back(path):
@@ -29,9 +29,10 @@ def test_what_is_put_comes_back(path):
         assert spool.get(KEYS[:2]) == {KEYS[0]: "anew", KEYS[1]: ""}
 
 
-@pytest.mark.parametrize("bytes_lost", [1, 4, 10, 27])
+@pytest.mark.parametrize("bytes_lost", [1, 4, 9])
 def test_a_torn_end_is_cut_off(path, bytes_lost):
-    path.write_bytes(path.read_bytes()[:-bytes_lost])
+    file = path / "strings.bin"
+    file.write_bytes(file.read_bytes()[:-bytes_lost])
     with StringSpool(path) as spool:
         assert spool.get(KEYS) == dict(zip(KEYS[:-1], TEXTS[:-1], strict=True))
         spool.put(KEYS[-1], "again")
@@ -40,16 +41,17 @@ def test_a_torn_end_is_cut_off(path, bytes_lost):
 
 
 def test_a_damaged_text_is_missing(path):
-    content = bytearray(path.read_bytes())
+    file = path / "strings.bin"
+    content = bytearray(file.read_bytes())
     content[content.index(b"one")] ^= 1
-    path.write_bytes(content)
+    file.write_bytes(content)
     with StringSpool(path) as spool:
         assert spool.get(KEYS) == dict(zip(KEYS[1:], TEXTS[1:], strict=True))
 
 
 def test_a_file_of_something_else_is_begun_anew(tmp_path):
-    (tmp_path / "texts.bin").write_bytes(b"\xff" * 1000)
-    with StringSpool(tmp_path / "texts.bin") as spool:
+    (tmp_path / "strings.bin").write_bytes(b"\xff" * 1000)
+    with StringSpool(tmp_path) as spool:
         assert spool.get(KEYS) == {}
         spool.put(KEYS[0], "one")
         assert spool.get(KEYS[:1]) == {KEYS[0]: "one"}

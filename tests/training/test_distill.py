@@ -161,7 +161,7 @@ if not process:
     score_examples(Dear(6), examples, cache=cache, batch_size=2)
     os._exit(0)
 _, status = os.waitpid(process, 0)
-with open(f"{cache}/teacher_scores.bin", "ab") as file:
+with open(f"{cache}/strings.bin", "ab") as file:
     file.write(b"half a record")
 teacher = Dear(-1)
 scored = score_examples(teacher, examples, cache=cache, batch_size=2)
