@@ -1,4 +1,4 @@
-"""`lance-rerank train`: an embedder or a cross-encoder of one's own, and whether to use it."""
+"""`lance-rerank train`: an embedder, a cross-encoder or a ColBERT model of one's own, and whether to use it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,32 @@ from lance_rerank.cli.recipe_file import read_recipe, refuse_options_beside
 from lance_rerank.cli.recipes import Recipe
 from lance_rerank.cli.retrievers import make_retrievers, text_column
 from lance_rerank.cli.tables import AsJson, Candidates, IdColumn, open_table
+from lance_rerank.cli.train_options import (
+    BaseModel,
+    Blend,
+    Data,
+    DevData,
+    DevDb,
+    DevSplit,
+    DevTable,
+    Epochs,
+    EvaluateEvery,
+    Examples,
+    FirstStageName,
+    Force,
+    LearningRate,
+    MaxLoss,
+    MaxTokens,
+    NoGate,
+    Output,
+    Patience,
+    PrecisionName,
+    Recipes,
+    Resume,
+    Seed,
+    Split,
+    TestSplit,
+)
 from lance_rerank.cli.train_run import FirstStage, Material, Run, chosen, told_as_options
 from lance_rerank.errors import ArgumentError
 
@@ -21,55 +47,6 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
     from lance_rerank.training import TrainedModel
-
-BaseModel = Annotated[
-    str, typer.Option("--model", help="What training begins with: a saved model's folder or a hub id.")
-]
-Output = Annotated[Path, typer.Option("--output", help="The folder for the trained model.")]
-Examples = Annotated[
-    Path | None, typer.Option("--examples", help="Train on a Parquet file of examples, as `mine` writes it.")
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="In place of --examples: a BEIR folder, whose judgements are trained on.")
-]
-Split = Annotated[str, typer.Option("--split", help="Which file of qrels/ in --data to train on.")]
-DevData = Annotated[
-    Path | None,
-    typer.Option(
-        "--dev-data",
-        help="A BEIR folder of queries to measure and judge by.  [default: --data, where it has that split]",
-    ),
-]
-DevSplit = Annotated[str, typer.Option("--dev-split", help="Which file of its qrels/ to measure and judge by.")]
-TestSplit = Annotated[
-    str | None, typer.Option("--test-split", help="Which file of its qrels/ has the last word; asked once.")
-]
-Epochs = Annotated[int, typer.Option("--epochs", min=1, help="How often to go through the examples.")]
-LearningRate = Annotated[float, typer.Option("--learning-rate", help="The highest in the course of training.")]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option("--max-tokens", min=1, help="Where texts are cut off in training.  [default: the model's limit]"),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn by lot.")]
-PrecisionName = Annotated[
-    str, typer.Option("--precision", help="What the model computes in: auto, float32 or bfloat16.")
-]
-EvaluateEvery = Annotated[
-    int | None,
-    typer.Option("--evaluate-every", min=1, help="Steps between measurements on dev.  [default: a fifth of all]"),
-]
-Patience = Annotated[
-    int | None,
-    typer.Option("--patience", min=1, help="End after that many measurements without a better one.  [default: never]"),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped, where there is one.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Train though there is nothing to learn, or though dev queries are trained on.")
-]
-NoGate = Annotated[bool, typer.Option("--no-gate", help="Do not judge the model: train it, and that is all.")]
-MaxLoss = Annotated[
-    float, typer.Option("--max-loss", min=0, help="How far the gate lets a mean be below what it is compared with.")
-]
 
 
 def embedder(
@@ -163,17 +140,13 @@ def cross_encoder(
     dev_data: DevData = None,
     dev_split: DevSplit = "dev",
     test_split: TestSplit = None,
-    db: Annotated[
-        str | None, typer.Option("--db", help="The database where candidates for dev and test are searched.")
-    ] = None,
-    table: Annotated[str | None, typer.Option("--table", help="The table's name.")] = None,
-    retriever: Annotated[
-        str, typer.Option(help="The first stage, which finds them: hybrid, vector, fts; with --recipes a name in it.")
-    ] = "vector",
-    recipes: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the retriever from a TOML file.")] = None,
+    db: DevDb = None,
+    table: DevTable = None,
+    retriever: FirstStageName = "vector",
+    recipes: Recipes = None,
     candidates: Candidates = 100,
     id_column: IdColumn = "id",
-    blend: Annotated[bool, typer.Option("--blend", help="Judge the model blended with the first stage.")] = False,
+    blend: Blend = False,
     loss: Annotated[str, typer.Option(help="bce, mse, margin-mse, ranknet, listnet or lambda.")] = "bce",
     negatives: Annotated[int, typer.Option(min=1, help="How many negatives a query meets in an epoch.")] = 4,
     epochs: Epochs = 1,
@@ -203,14 +176,7 @@ def cross_encoder(
     run = Run("cross-encoder", model, output, seed, resume, force, not no_gate, max_loss, as_json)
     material = Material.read(examples, data, split, dev_data, dev_split, test_split)
     run.require_possible(material, patience)
-    searched = _table(db, table, "--db", "--table")
-    if material.dev is not None and searched is None:
-        raise ArgumentError("the dev queries need candidates to rerank: name where they are found, --db and --table")
-    stage = None
-    if material.dev is not None and searched is not None:
-        recipe = _recipe(context, retriever, recipes, candidates)
-        [made] = make_retrievers(searched, {retriever: recipe}, id_column=id_column).values()
-        stage = FirstStage(made, material.dev, text_column(searched))
+    stage = _first_stage(context, material, db, table, retriever, recipes, candidates, id_column)
 
     def train(progress: Report) -> TrainedModel:
         return train_cross_encoder(
@@ -235,6 +201,105 @@ def cross_encoder(
 
     with told_as_options():
         run.go(material, train, lambda: None if stage is None else stage.serving(blend))
+
+
+def colbert(
+    context: typer.Context,
+    model: BaseModel,
+    output: Output,
+    examples: Examples = None,
+    data: Data = None,
+    split: Split = "train",
+    dev_data: DevData = None,
+    dev_split: DevSplit = "dev",
+    test_split: TestSplit = None,
+    db: DevDb = None,
+    table: DevTable = None,
+    retriever: FirstStageName = "vector",
+    recipes: Recipes = None,
+    candidates: Candidates = 100,
+    id_column: IdColumn = "id",
+    blend: Blend = False,
+    loss: Annotated[
+        str, typer.Option(help="contrastive, or distillation of the teacher's scores in the examples.")
+    ] = "contrastive",
+    negatives: Annotated[
+        int | None,
+        typer.Option(min=0, help="Negatives a query meets in an epoch.  [default: 1; all of them for distillation]"),
+    ] = None,
+    epochs: Epochs = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Queries a step; for distillation pairs.")] = 32,
+    learning_rate: LearningRate = 5e-5,
+    max_tokens: MaxTokens = None,
+    seed: Seed = 0,
+    precision: PrecisionName = "auto",
+    evaluate_every: EvaluateEvery = None,
+    patience: Patience = None,
+    resume: Resume = False,
+    force: Force = False,
+    no_gate: NoGate = False,
+    max_loss: MaxLoss = 0.005,
+    as_json: AsJson = False,
+) -> None:
+    """Train late interaction from a ColBERT checkpoint or any encoder, and judge it behind its first stage.
+
+    The exit code is 3 where the gate says not to ship the model; it is kept and the verdict printed all the same.
+    """
+    from lance_rerank.models import Precision
+    from lance_rerank.training import train_colbert
+    from lance_rerank.training.colbert import Loss
+
+    of_loss: Loss = chosen("--loss", loss, get_args(Loss))
+    of_precision: Precision = chosen("--precision", precision, get_args(Precision))
+    run = Run("colbert", model, output, seed, resume, force, not no_gate, max_loss, as_json)
+    material = Material.read(examples, data, split, dev_data, dev_split, test_split)
+    run.require_possible(material, patience)
+    stage = _first_stage(context, material, db, table, retriever, recipes, candidates, id_column)
+
+    def train(progress: Report) -> TrainedModel:
+        return train_colbert(
+            model,
+            material.examples,
+            output=output,
+            dev=material.dev,
+            candidates=None if stage is None else stage.found(progress),
+            loss=of_loss,
+            negatives=negatives,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_tokens=max_tokens,
+            seed=seed,
+            precision=of_precision,
+            evaluate_every=evaluate_every,
+            patience=patience,
+            resume=resume,
+            progress=lambda done, total, _: progress(done, total, "train"),
+        )
+
+    with told_as_options():
+        run.go(material, train, lambda: None if stage is None else stage.serving(blend))
+
+
+def _first_stage(
+    context: typer.Context,
+    material: Material,
+    db: str | None,
+    table: str | None,
+    retriever: str,
+    recipes: Path | None,
+    candidates: int,
+    id_column: str,
+) -> FirstStage | None:
+    """Return what finds the candidates of the dev queries, None where there are no such queries."""
+    searched = _table(db, table, "--db", "--table")
+    if material.dev is None:
+        return None
+    if searched is None:
+        raise ArgumentError("the dev queries need candidates to rerank: name where they are found, --db and --table")
+    recipe = _recipe(context, retriever, recipes, candidates)
+    [made] = make_retrievers(searched, {retriever: recipe}, id_column=id_column).values()
+    return FirstStage(made, material.dev, text_column(searched))
 
 
 def _recipe(context: typer.Context, name: str, file: Path | None, candidates: int) -> Recipe:
@@ -265,4 +330,4 @@ def _dimensions(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"embedder": embedder, "cross-encoder": cross_encoder}
+COMMANDS: dict[str, Callable[..., None]] = {"embedder": embedder, "cross-encoder": cross_encoder, "colbert": colbert}

@@ -209,6 +209,20 @@ def test_a_cross_encoder_is_judged_behind_its_first_stage(rerank, tmp_path, monk
     assert told["trained"]["config"]["kind"] == "cross-encoder"
 
 
+def test_a_colbert_is_judged_behind_its_first_stage_too(about_keys, tiny_encoder, tmp_path):
+    folder, db = about_keys
+    place = ("--data", folder, "--db", db, "--table", "docs", "--output", tmp_path / "model", "--model", tiny_encoder)
+    settings = ("--epochs", 6, "--batch-size", 8, "--learning-rate", 3e-3, "--precision", "float32")
+    told = json.loads(run("train", "colbert", *place, *settings, "--json").stdout)
+    assert told["trained"]["config"]["kind"] == "colbert"
+    first, *_, last = (entry[2] for entry in told["trained"]["history"])
+    assert last > first + 0.1
+    assert told["verdict"]["decision"] == "ship"
+    assert len(lr.ColBERTEncoder(tmp_path / "model").encode_queries(["what is the key"])[0]) == 4
+    said = refused("train", "colbert", *place, "--resume", "--loss", "bce")
+    assert "--loss is one of contrastive, distillation" in said
+
+
 def test_one_that_learned_the_contrary_does_not_ship(rerank, about_keys, tmp_path):
     folder, _ = about_keys
     contrary = lr.TrainingSet.of(
