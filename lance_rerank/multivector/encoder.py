@@ -179,7 +179,8 @@ class _PlainBackend:
 
         model = SentenceTransformer(location, device=device, trust_remote_code=settings.trust_remote_code)
         model.to(models.compute_dtype(settings.precision, device)).eval()
-        logger.warning("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
+        if not _was_trained_as_colbert(location):
+            logger.warning("%s is no ColBERT checkpoint: its last hidden states serve as token vectors", location)
         self._tokenizer = model.tokenizer
         self._tokenizer.padding_side = "right"  # so that a text's tokens stand where they stand without padding
         self._transformer = model[0].auto_model
@@ -314,6 +315,14 @@ def _unit(vectors: Any) -> FloatArray:
 
     unit: FloatArray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
     return unit
+
+
+def _was_trained_as_colbert(location: str) -> bool:
+    """Tell whether `train_colbert` made a saved model of an encoder, which stays one."""
+    if not Path(location).is_dir():
+        return False
+    said = _read_config(location, "lance_rerank_training.json").get("config")
+    return isinstance(said, dict) and said.get("kind") == "colbert"
 
 
 def is_of_sentence_transformers(location: str) -> bool:

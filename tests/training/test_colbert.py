@@ -109,6 +109,14 @@ def test_training_begins_at_the_quality_of_the_encoders_own_maxsim(train, base, 
     assert trained.history[0].dev == pytest.approx(ranked(base, subjects_dev, subjects_found), abs=1e-6)
 
 
+def test_a_trained_encoder_is_loaded_without_a_warning(train, tiny_encoder, caplog):
+    trained = train(tiny_encoder, max_tokens=16)
+    for model, warned in ((tiny_encoder, True), (trained.path, False)):
+        caplog.clear()
+        ColBERTEncoder(model).encode_queries(["how to"])
+        assert ("is no ColBERT checkpoint" in caplog.text) == warned
+
+
 @pytest.mark.parametrize("form", ["plain", "pylate", "stanford"])
 def test_the_saved_model_gives_the_vectors_of_the_trained_one(train, tiny_encoder, tmp_path, monkeypatch, form):
     model = tiny_encoder if form == "plain" else testing.save_tiny_colbert(tmp_path / "base", form)
