@@ -44,7 +44,7 @@ from lance_rerank.reindex.transforming import (
     Transform,
     TransformedTexts,
     given_transform,
-    transform_of,
+    not_given,
 )
 from lance_rerank.reindex.verifying import Verification, judge
 from lance_rerank.search.retriever import Retriever
@@ -71,7 +71,7 @@ class ReindexJob:
     model : Encoder, TokenEncoder or EmbeddingFunction, optional
         Needed where the plan was read from a file and names an encoder that cannot be loaded by its name.
     transform : callable, optional
-        That of the plan. Needed where it cannot be imported by the name that the plan has.
+        That of the plan. Needed where the plan was read from a file or a table.
     clock : callable
         Returns the seconds since 1970.
     lease_s : float, default 600
@@ -424,7 +424,6 @@ class ReindexJob:
             plan.source,
             plan.model.name,
             plan.fingerprint,
-            plan.digest,
             plan.to_dict(),
             started_at=self._clock(),
             notes=notes,
@@ -471,7 +470,7 @@ class ReindexJob:
 
     def _loaded_transform(self) -> Transform | None:
         if self._transform is None and self.plan.transform is not None:
-            self._transform = transform_of(self.plan.transform)
+            raise not_given(self.plan.transform)
         return self._transform
 
     @contextmanager

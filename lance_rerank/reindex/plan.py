@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -372,11 +371,6 @@ class Plan:
             It holds no plan.
         """
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
-
-    @property
-    def digest(self) -> str:
-        """What tells this plan from others."""
-        return blake2b(self.to_json().encode(), digest_size=8).hexdigest()
 
 
 def _counted(number: int, noun: str) -> str:

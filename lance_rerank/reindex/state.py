@@ -42,8 +42,6 @@ class JobState:
         For people.
     fingerprint : str
         What tells the model from others.
-    plan_hash : str
-        Of the plan that is kept beside.
     plan : mapping
         The plan, so that another machine can go on.
     started_at : float
@@ -63,7 +61,6 @@ class JobState:
     source: str
     model: str
     fingerprint: str
-    plan_hash: str
     plan: Mapping[str, Any]
     started_at: float
     owner: str | None = None

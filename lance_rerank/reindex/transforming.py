@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -73,31 +72,14 @@ def given_transform(spec: TransformSpec | None, transform: object) -> Transform:
     return given
 
 
-def transform_of(spec: TransformSpec) -> Transform:
-    """Return the transform that has the name of the one that was planned with.
+def not_given(spec: TransformSpec) -> ArgumentError:
+    """Return the error that asks for the transform of a plan that was read.
 
-    Raises
-    ------
-    ArgumentError
-        There is none.
+    It is not imported by the name that the plan has: who can write to a table could name what they like.
     """
-    module, _, path = spec.name.partition(":")
-    found: Any = None
-    try:
-        found = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ArgumentError(_not_loadable(spec)) from error
-    if not callable(found) or isinstance(found, type):
-        raise ArgumentError(_not_loadable(spec))
-    return found
-
-
-def _not_loadable(spec: TransformSpec) -> str:
-    return (
-        f"the transform {spec.name!r} cannot be loaded by its name in this process: pass it, ReindexJob(plan, "
-        "transform=...) or ReindexJob.open(table, transform=...)"
+    return ArgumentError(
+        f"the texts are made by the transform {spec.name!r}, which is not loaded by what a plan or a table says: pass "
+        "it, ReindexJob(plan, transform=...) or ReindexJob.open(table, transform=...)"
     )
 
 
